@@ -1,0 +1,333 @@
+"""Folders of images and masks: which layout it is, which classes, what is wrong with it; knows nothing about torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from . import pixels
+from .errors import DataError, UsageError
+
+IGNORE_ID = 255
+
+CAMVID = {
+    "Sky": (128, 128, 128),
+    "Building": (128, 0, 0),
+    "Pole": (192, 192, 128),
+    "Road": (128, 64, 128),
+    "Pavement": (60, 40, 222),
+    "Tree": (128, 128, 0),
+    "SignSymbol": (192, 128, 128),
+    "Fence": (64, 64, 128),
+    "Car": (64, 0, 128),
+    "Pedestrian": (64, 64, 0),
+    "Bicyclist": (0, 128, 192),
+}
+
+CITYSCAPES = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
+_CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_CITYSCAPES_MASKS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its mask; ``name`` is the image file's stem."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set on disk.
+
+    Attributes:
+        root: its folder.
+        layout: ``camvid``, ``cityscapes`` or ``plain``.
+        class_names: one name for each class id after mapping.
+        palette: one (red, green, blue) for each class id.
+        ignore_id: mapped mask value that never counts; None where all 256 ids are classes.
+        id_map: 256 entries: mask value in the file -> class id, ``ignore_id``, or -1 for a value that is not allowed.
+        splits: samples of each split, in the order of their names.
+        unpaired: for each split, a sentence for each image without a mask and each mask without an image.
+    """
+
+    root: Path
+    layout: str
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_id: int | None
+    id_map: tuple[int, ...]
+    splits: Mapping[str, tuple[Sample, ...]]
+    unpaired: Mapping[str, tuple[str, ...]]
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """The samples of a split.
+
+        Raises:
+            UsageError: if there is no such split, or it is empty.
+        """
+        if not self.splits.get(split):
+            known = ", ".join(name for name, found in self.splits.items() if found) or "none"
+            raise UsageError(f"{self.root} has no images in split '{split}'; the splits with images are: {known}")
+        return self.splits[split]
+
+
+class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
+    """``classes.json`` of the plain layout."""
+
+    names: list[str]
+    palette: list[tuple[int, int, int]] | None = None
+    ignore_id: int | None = None
+
+
+def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> Dataset:
+    """Recognise a data set by its folders and list its samples; no pixel is read.
+
+    Layouts: CamVid (``train/ trainannot/ val/ valannot/ [test/ testannot/]``), Cityscapes (``leftImg8bit/ gtFine/``),
+    plain (``images/<split>/``, ``masks/<split>/``, ``classes.json`` with ``{"names": [...], "palette": [[r, g, b],
+    ...], "ignore_id": 255}``, the last two optional).
+
+    Args:
+        root: the folder.
+        classes: keep these classes, in this order; ``"vehicle=Car+Truck"`` merges several under a new name; pixels of
+            all other classes are ignored. Empty: all classes.
+        holdout: keep images whose name starts with ``HOLDOUT_`` for validation: they leave ``train`` and become
+            ``val``, whose own images are left out.
+
+    Raises:
+        UsageError: if the folder has none of the layouts, or a class or the holdout does not exist.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"data folder {root} does not exist; give the folder that holds the images and masks")
+    if ((root / "train").is_dir() and (root / "trainannot").is_dir()) or (root / "valannot").is_dir():
+        dataset = _open_camvid(root)
+    elif (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
+        dataset = _open_cityscapes(root)
+    elif (root / "images").is_dir() and (root / "masks").is_dir():
+        dataset = _open_plain(root)
+    else:
+        found = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "none"
+        raise UsageError(
+            f"{root} has no known layout (its folders: {found}); expected train/ trainannot/ val/ valannot/ (CamVid), "
+            "leftImg8bit/ gtFine/ (Cityscapes), or images/<split> masks/<split> classes.json"
+        )
+    if holdout:
+        dataset = _hold_out(dataset, holdout)
+    return _choose_classes(dataset, classes) if classes else dataset
+
+
+def read_sample(dataset: Dataset, sample: Sample) -> tuple[pixels.Image, pixels.Labels]:
+    """Read a sample: uint8 ``[h, w, 3]`` BGR and uint8 ``[h, w]`` class ids after the data set's mapping.
+
+    Raises:
+        DataError: if a file cannot be read, the sizes differ or the mask holds a value that is no class.
+    """
+    image, raw = pixels.read_image(sample.image), pixels.read_mask(sample.mask)
+    if image.shape[:2] != raw.shape:
+        sizes = f"{image.shape[0]}x{image.shape[1]} and {raw.shape[0]}x{raw.shape[1]}"
+        raise DataError(f"{sample.image} and its mask are {sizes}; they must be equal")
+    mapped = np.asarray(dataset.id_map, np.int16)[raw]
+    if (mapped < 0).any():
+        bad = sorted({int(value) for value in np.unique(raw) if dataset.id_map[value] < 0})
+        raise DataError(
+            f"{sample.mask} holds ids {bad[:8]}; expected 0 to {max(_file_ids(dataset))}"
+            + (f" or {dataset.ignore_id} to ignore" if dataset.ignore_id is not None else "")
+        )
+    return image, mapped.astype(np.uint8)
+
+
+def iter_problems(dataset: Dataset, split: str) -> Iterator[str]:
+    """One sentence for each problem of a split; every file of it is read."""
+    yield from dataset.unpaired.get(split, ())
+    for sample in dataset.splits.get(split, ()):
+        try:
+            read_sample(dataset, sample)
+        except DataError as exc:
+            yield str(exc)
+
+
+def check(dataset: Dataset, splits: Sequence[str]) -> None:
+    """Read every image and mask of the splits.
+
+    Raises:
+        DataError: if there are problems; ``problems`` lists every one of them.
+        UsageError: if a split has no images at all.
+    """
+    problems = [problem for split in splits for problem in iter_problems(dataset, split)]
+    if problems:
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        raise DataError(
+            f"{dataset.root} has {len(problems)} problem(s); mend or remove these files:{listing}", problems
+        )
+    for split in splits:
+        dataset.samples(split)
+
+
+def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """``count`` (red, green, blue) colours, the first 256 distinct: the bit-interleaved palette of PASCAL VOC."""
+    colors = []
+    for index in range(1, count + 1):
+        channels, rest = [0, 0, 0], index
+        for bit in range(7, -1, -1):
+            for channel in range(3):
+                channels[channel] |= ((rest >> channel) & 1) << bit
+            rest >>= 3
+        colors.append((channels[0], channels[1], channels[2]))
+    return tuple(colors)
+
+
+def _open_camvid(root: Path) -> Dataset:
+    splits, unpaired = {}, {}
+    for split in ("train", "val", "test"):
+        masks = {path.stem: path for path in _images(root / f"{split}annot")}
+        splits[split], unpaired[split] = _pair(_images(root / split), masks)
+    id_map = (*range(len(CAMVID)), IGNORE_ID, *[-1] * (255 - len(CAMVID) - 1), IGNORE_ID)
+    return Dataset(root, "camvid", tuple(CAMVID), tuple(CAMVID.values()), IGNORE_ID, id_map, splits, unpaired)
+
+
+def _open_cityscapes(root: Path) -> Dataset:
+    masks = {}
+    found = sorted((root / "gtFine").glob("*/*/*_gtFine_label*Ids.png"))
+    ending = next((end for end in _CITYSCAPES_MASKS if any(path.name.endswith(end) for path in found)), None)
+    if ending is None:
+        raise UsageError(f"{root / 'gtFine'} holds no *_gtFine_labelTrainIds.png and no *_gtFine_labelIds.png masks")
+    splits, unpaired = {}, {}
+    for split in ("train", "val", "test"):
+        chosen = [path for path in found if path.name.endswith(ending) and path.parent.parent.name == split]
+        masks = {path.name[: -len(ending)]: path for path in chosen}
+        images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.*"))
+        splits[split], unpaired[split] = _pair(images, masks, "_leftImg8bit")
+    if ending == _CITYSCAPES_MASKS[0]:
+        id_map = [*range(len(CITYSCAPES)), *[-1] * (255 - len(CITYSCAPES)), IGNORE_ID]
+    else:
+        id_map = [IGNORE_ID] * 34 + [-1] * 221 + [IGNORE_ID]
+        for class_id, label_id in enumerate(_CITYSCAPES_LABEL_IDS):
+            id_map[label_id] = class_id
+    names, palette = tuple(CITYSCAPES), tuple(CITYSCAPES.values())
+    return Dataset(root, "cityscapes", names, palette, IGNORE_ID, tuple(id_map), splits, unpaired)
+
+
+def _open_plain(root: Path) -> Dataset:
+    path = root / "classes.json"
+    try:
+        info = msgspec.json.decode(path.read_bytes(), type=_ClassFile)
+    except FileNotFoundError as exc:
+        raise UsageError(f'{path} is missing; write one such as {{"names": ["road", "car"]}}') from exc
+    except (OSError, msgspec.DecodeError) as exc:
+        raise UsageError(
+            f'{path} cannot be used: {exc}; expected {{"names": [...], "palette": [[r, g, b], ...]}}'
+        ) from exc
+    count = len(info.names)
+    if not 1 <= count <= 256 or len(set(info.names)) != count:
+        raise UsageError(f"{path} names {count} classes; expected 1 to 256 different names")
+    palette = tuple(info.palette) if info.palette else distinct_palette(count)
+    if len(palette) != count or any(not 0 <= value <= 255 for color in palette for value in color):
+        raise UsageError(f"{path} has {len(palette)} palette colours; expected {count} of three values from 0 to 255")
+    id_map = [*range(count), *[-1] * (256 - count)]
+    ignored = {IGNORE_ID} if info.ignore_id is None else {info.ignore_id, IGNORE_ID}
+    for value in ignored:
+        if not 0 <= value <= 255 or (value < count and info.ignore_id is not None):
+            raise UsageError(f"{path} has ignore_id {value}; expected a value from {count} to 255, which is no class")
+        if value >= count:
+            id_map[value] = IGNORE_ID
+    splits, unpaired = {}, {}
+    for folder in sorted(path for path in (root / "images").iterdir() if path.is_dir()):
+        masks = {path.stem: path for path in _images(root / "masks" / folder.name)}
+        splits[folder.name], unpaired[folder.name] = _pair(_images(folder), masks)
+    ignore_id = IGNORE_ID if count < 256 else None
+    return Dataset(root, "plain", tuple(info.names), palette, ignore_id, tuple(id_map), splits, unpaired)
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in pixels.IMAGE_SUFFIXES)
+
+
+def _pair(
+    images: Sequence[Path], masks: Mapping[str, Path], suffix: str = ""
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Samples of images with masks of the same stem, and a sentence for each file that has no partner."""
+    left = dict(masks)
+    samples, problems = [], []
+    for image in images:
+        mask = left.pop(image.stem.removesuffix(suffix), None)
+        if mask is None:
+            problems.append(f"{image} has no mask")
+        else:
+            samples.append(Sample(image.stem, image, mask))
+    return tuple(samples), (*problems, *(f"{mask} has no image" for mask in left.values()))
+
+
+def _hold_out(dataset: Dataset, holdout: str) -> Dataset:
+    train = dataset.samples("train")
+    kept = tuple(sample for sample in train if not sample.name.startswith(f"{holdout}_"))
+    held = tuple(sample for sample in train if sample.name.startswith(f"{holdout}_"))
+    if not held or not kept:
+        known = ", ".join(sorted({sample.name.rsplit("_", 1)[0] for sample in train})[:12])
+        raise UsageError(f"holdout '{holdout}' takes {len(held)} of {len(train)} train images; sequences are: {known}")
+    unpaired = {**dataset.unpaired, "val": ()}
+    return replace(dataset, splits={**dataset.splits, "train": kept, "val": held}, unpaired=unpaired)
+
+
+def _choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    old_ids = {name: index for index, name in enumerate(dataset.class_names)}
+    new_of_old: dict[int, int] = {}
+    names, palette = [], []
+    for new_id, entry in enumerate(classes):
+        name, _, members = entry.partition("=")
+        olds = [part.strip() for part in (members or name).split("+")]
+        unknown = [old for old in olds if old not in old_ids]
+        if unknown or name.strip() in names:
+            reason = (
+                f"'{unknown[0]}' is no class of {dataset.root}" if unknown else f"'{name.strip()}' stands there twice"
+            )
+            raise UsageError(f"class choice '{entry}': {reason}; its classes are: {', '.join(dataset.class_names)}")
+        for old in olds:
+            if old_ids[old] in new_of_old:
+                raise UsageError(f"class choice '{entry}': '{old}' is already part of another class; name it once")
+            new_of_old[old_ids[old]] = new_id
+        names.append(name.strip())
+        palette.append(dataset.palette[old_ids[olds[0]]])
+    ignore_id = IGNORE_ID if len(names) < 256 else dataset.ignore_id
+    id_map = []
+    for value in dataset.id_map:
+        if value < 0:
+            id_map.append(-1)
+        elif value == dataset.ignore_id or value not in new_of_old:
+            id_map.append(IGNORE_ID)
+        else:
+            id_map.append(new_of_old[value])
+    return replace(dataset, class_names=tuple(names), palette=tuple(palette), ignore_id=ignore_id, id_map=tuple(id_map))
+
+
+def _file_ids(dataset: Dataset) -> list[int]:
+    """Mask values in files that stand for a class."""
+    return [value for value, mapped in enumerate(dataset.id_map) if mapped >= 0 and mapped != dataset.ignore_id] or [0]

@@ -1,0 +1,1 @@
+"""Networks: backbones, score heads and the FCN itself; knows nothing about data, training or deployment."""

@@ -1,0 +1,167 @@
+"""Where pixels are read from files, written and resized: one place for every path; knows nothing about models.
+
+Training's evaluation, calibration, the CPU engine and TensorRT all see a frame through :func:`fit_image` and give
+labels back through :func:`restore_labels`, so that a number measured on one path holds on the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError, MissingError, UsageError
+
+if TYPE_CHECKING:
+    import types
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_ENDINGS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
+
+Image = NDArray[np.uint8]
+"""uint8 ``[height, width, 3]`` in OpenCV's order: blue, green, red."""
+
+Labels = NDArray[np.uint8]
+"""uint8 ``[height, width]`` class ids."""
+
+
+def require_cv2() -> types.ModuleType:
+    """OpenCV, which is no base dependency: a Jetson brings its own build.
+
+    Raises:
+        MissingError: if it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as exc:
+        raise MissingError(
+            f"OpenCV cannot be imported ({exc}); install it with: pip install 'fcn-edge[cpu]', "
+            "or on a Jetson use the system's python3-opencv"
+        ) from exc
+    return cv2
+
+
+def read_image(path: Path) -> Image:
+    """Read an image as uint8 ``[height, width, 3]`` BGR; grey-scale and alpha are converted.
+
+    Raises:
+        DataError: if the file is missing, cut off or no image.
+    """
+    image: Image = _decode(path, require_cv2().IMREAD_COLOR)
+    return image
+
+
+def read_mask(path: Path) -> Labels:
+    """Read a mask as uint8 ``[height, width]``, the file's values untouched.
+
+    Raises:
+        DataError: if the file is missing, cut off, no image, or not one uint8 channel.
+    """
+    mask: Labels = _decode(path, require_cv2().IMREAD_UNCHANGED)
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        channels = 1 if mask.ndim == 2 else mask.shape[2]
+        raise DataError(f"{path} has {channels} channels of {mask.dtype}; a mask is one uint8 class id for each pixel")
+    return mask
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write uint8 ``[height, width]`` or ``[height, width, 3]`` BGR as a PNG, whole or not at all."""
+    cv2 = require_cv2()
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise UsageError(f"a picture of shape {pixels.shape} and type {pixels.dtype} cannot be written as PNG")
+    write_atomically(path, data.tobytes())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one beside it, so that a reader sees the old file or the whole new one."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, with its suffix, that takes its place on success and vanishes on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o666 & ~_umask())
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fit_image(image_bgr: Image, size_hw: tuple[int, int]) -> Image:
+    """Bring a frame to the network's size: OpenCV's linear resize, aspect ratio not kept.
+
+    Args:
+        image_bgr: uint8 ``[height, width, 3]`` BGR; uint8 ``[height, width]`` and ``[height, width, 1 or 4]``
+            are converted first.
+        size_hw: (height, width) of the result.
+
+    Returns:
+        uint8 ``[*size_hw, 3]``, contiguous; the input itself if it already is that.
+
+    Raises:
+        UsageError: if the frame has another type, shape or no pixels.
+    """
+    image = np.asarray(image_bgr)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+        raise UsageError(f"frame is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3] in BGR order")
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels not in (1, 3, 4):
+        raise UsageError(f"frame has {channels} channels; expected 3 in BGR order (1 and 4 are converted)")
+    if channels != 3 or image.shape[:2] != tuple(size_hw):
+        cv2 = require_cv2()
+        if channels == 1:
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+        elif channels == 4:
+            image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+        if image.shape[:2] != tuple(size_hw):
+            height, width = size_hw
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # cv2 sizes are (width, height)
+    return np.ascontiguousarray(image)
+
+
+def restore_labels(labels: Labels, size_hw: tuple[int, int]) -> Labels:
+    """Bring labels uint8 ``[height, width]`` to ``size_hw`` by nearest neighbour; the input itself if it fits."""
+    if labels.shape == tuple(size_hw):
+        return labels
+    cv2 = require_cv2()
+    height, width = size_hw
+    # INTER_NEAREST_EXACT samples at pixel centres, as INTER_LINEAR does on the way in.
+    restored: Labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return restored
+
+
+def _decode(path: Path, flag: int) -> Any:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise DataError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    cv2 = require_cv2()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if _is_whole(data) else None
+    if pixels is None:
+        raise DataError(f"{path} is no readable image ({len(data)} bytes); replace it or remove it")
+    return pixels
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a file is not empty and, for PNG and JPEG, reaches its end marker: some decoders accept less."""
+    ending = next((mark for start, mark in _ENDINGS.items() if data.startswith(start)), b"")
+    return bool(data) and ending in data[-4096:]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

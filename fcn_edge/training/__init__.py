@@ -1,0 +1,1 @@
+"""Augmentation, losses, the loop and checkpoints; knows nothing about engines and streams."""
