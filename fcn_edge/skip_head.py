@@ -11,17 +11,23 @@ are NaN gets class 0. Kernels are expected to be finite.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from . import _native
-except ImportError:  # the package was copied, not built: the reference below gives the same labels
-    _native = None
 
+def _load_native() -> ModuleType | None:
+    try:
+        return importlib.import_module("._native", __package__)
+    except ModuleNotFoundError:  # the package was copied, not built: the reference below gives the same labels
+        return None
+
+
+_native = _load_native()
 MAX_STAGES = 4
 MAX_CLASSES = 256
 _MAX_SIDE = 1 << 15
