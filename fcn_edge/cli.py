@@ -6,25 +6,27 @@ Progress and logs go to stderr, results to stdout; ``--json`` prints exactly one
 from __future__ import annotations
 
 import argparse
-import re
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import __version__
-from .errors import FcnEdgeError, GateError, UsageError
+from .arguments import add_options, names, positive, seconds, share, size
+from .errors import FcnEdgeError, UsageError
+from .training.config import AugmentConfig, TrainConfig, config_from_toml
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .dataset import Dataset
     from .runtime.engine import Engine
+    from .training.loop import Progress as TrainingProgress
 
 INTERRUPTED = 130
-MAX_SIDE = 8192
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +89,7 @@ def _add_demo(commands: Any) -> None:
     parser = commands.add_parser("demo", help="the whole path with no data, no network and no GPU")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="results (%(default)s)")
     parser.add_argument("--minutes", type=float, default=2.0, help="how long to train (%(default)s)")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (all cores)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
     parser.add_argument("--seed", type=int, default=0, help="of the street and of the training (%(default)s)")
     parser.add_argument("--force", action="store_true", help="replace what an earlier demo left in DIR")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -97,7 +99,16 @@ def _add_demo(commands: Any) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    report = run_demo(args.out, minutes=args.minutes, threads=args.threads, seed=args.seed, force=args.force)
+    with _training_progress() as show:
+        report = run_demo(
+            args.out,
+            minutes=args.minutes,
+            threads=args.threads,
+            seed=args.seed,
+            force=args.force,
+            on_step=lambda step: print(step, file=sys.stderr),
+            on_progress=show,
+        )
     if args.json:
         _print_json(report)
     else:
@@ -107,6 +118,43 @@ def _demo(args: argparse.Namespace) -> None:
 # ----------------------------------------------------------------------------------------------------------- train
 
 
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser("train", help="train a network on a folder of images and masks")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these options")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pt exactly where it stopped")
+    parser.add_argument("--force", action="store_true", help="replace an earlier run in --out")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_options(parser.add_argument_group("options, also keys of --config"), TrainConfig)
+    add_options(
+        parser.add_argument_group("augmentation, also keys of [augment] in --config"), AugmentConfig, "augment."
+    )
+    parser.set_defaults(command=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    options = (*TrainConfig.__struct_fields__, *(f"augment.{name}" for name in AugmentConfig.__struct_fields__))
+    overrides = {name: value for name, value in vars(args).items() if name in options}
+    config = config_from_toml(args.config, overrides)
+    from .training.loop import train
+
+    with _training_progress() as show:
+        result = train(config, show, resume=args.resume, force=args.force)
+    if args.json:
+        _print_json(
+            {
+                "best": str(result.best),
+                "last": str(result.last),
+                "best_miou": result.best_miou,
+                "miou": result.miou,
+                "epochs": result.epochs,
+                "steps": result.steps,
+                "seconds": result.seconds,
+            }
+        )
+    else:
+        print(result.best)
+
+
 # ------------------------------------------------------------------------------------------------------------ eval
 
 
@@ -114,7 +162,7 @@ def _add_eval(commands: Any) -> None:
     parser = commands.add_parser("eval", help="mIoU, per-class IoU and pixel accuracy of a model")
     parser.add_argument("model", metavar="MODEL", help=".pt, .onnx, .engine, or the name of a shipped model")
     _add_data(parser, required=True)
-    parser.add_argument("--threads", type=_positive, help="CPU threads (all cores)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(command=_eval)
 
@@ -123,15 +171,17 @@ def _add_data(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--data", type=Path, required=required, metavar="DIR", help="images and masks")
     parser.add_argument("--split", default="val", help="which part of the data (%(default)s)")
     parser.add_argument("--holdout", default="", metavar="SEQUENCE", help="val becomes this sequence of train")
-    parser.add_argument("--classes", type=_names, default=(), metavar="A,B=C+D", help="choose or merge classes")
+    parser.add_argument("--classes", type=names, default=(), metavar="A,B=C+D", help="choose or merge classes")
 
 
 def _eval(args: argparse.Namespace) -> None:
     from .benchmarks.accuracy import evaluate, evaluation_table
+    from .benchmarks.engines import open_any_engine
+    from .benchmarks.report import progress_on_stderr
 
-    dataset = _open_dataset(args)
-    with _open_engine(args.model, args.threads) as engine, _progress("evaluating") as advance:
-        result = evaluate(engine, dataset, args.split, on_progress=advance)
+    with open_any_engine(args.model, threads=args.threads) as engine, progress_on_stderr() as show:
+        dataset = _open_dataset(args, engine)
+        result = evaluate(engine, dataset, args.split, lambda done, total: show("evaluating", done, total), args.model)
     if args.json:
         _print_json(result)
     else:
@@ -147,7 +197,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="(%(default)s)")
     parser.add_argument("--calib", type=Path, metavar="DIR", help="frames to calibrate int8 with")
-    parser.add_argument("--size", type=_size, metavar="HxW", help="input size (that of training)")
+    parser.add_argument("--size", type=size, metavar="HxW", help="input size (that of training)")
     parser.add_argument("--force", action="store_true", help="replace FILE.onnx")
     parser.set_defaults(command=_export)
 
@@ -166,18 +216,38 @@ def _export(args: argparse.Namespace) -> None:
 def _add_stream(commands: Any) -> None:
     parser = commands.add_parser("stream", help="segment a camera, a video, images or a drawn street")
     parser.add_argument("model", metavar="MODEL", help=".onnx, .pt, .engine, or the name of a shipped model")
-    parser.add_argument("source", metavar="SOURCE", help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, "
-                        "synthetic://street")
-    parser.add_argument("sink", metavar="SINK", nargs="?", default="null://", help="FILE.mp4, a folder, null:// (default)")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, synthetic://street"
+    )
+    parser.add_argument(
+        "sink", metavar="SINK", nargs="?", default="null://", help="FILE.mp4, a folder, null:// (default)"
+    )
     parser.add_argument("--show", action="store_true", help="also show a window; q ends")
-    parser.add_argument("--opacity", type=_share, default=0.5, help="of the overlay, 0 to 1 (%(default)s)")
+    parser.add_argument("--opacity", type=share, default=0.5, help="of the overlay, 0 to 1 (%(default)s)")
     parser.add_argument("--mode", choices=("overlay", "mask", "both"), default="overlay", help="(%(default)s)")
     parser.add_argument("--no-legend", action="store_true", help="leave the legend out")
-    parser.add_argument("--max-frames", type=_positive, metavar="N", help="end after N frames")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (all cores)")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
+    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
     parser.add_argument("--force", action="store_true", help="replace SINK")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(command=_stream)
+
+
+def _stream(args: argparse.Namespace) -> int:
+    from .benchmarks.engines import open_any_engine
+    from .runtime import Overlay, open_sink, open_source, run
+
+    sinks = (args.sink, "show://") if args.show else args.sink
+    with (
+        open_any_engine(args.model, threads=args.threads) as engine,
+        open_source(args.source, max_frames=args.max_frames) as source,
+        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force) as sink,
+    ):
+        overlay = Overlay(engine.contract, opacity=args.opacity, legend=not args.no_legend, mode=args.mode)
+        summary = run(source, engine, sink, overlay=overlay, on_status=lambda status: print(status, file=sys.stderr))
+    if args.json:
+        _print_json(summary.to_dict())
+    return INTERRUPTED if summary.ended == "signal" else 0
 
 
 # ----------------------------------------------------------------------------------------------------------- bench
@@ -187,12 +257,35 @@ def _add_bench(commands: Any) -> None:
     parser = commands.add_parser("bench", help="latency percentiles by stage, throughput, memory, mIoU")
     parser.add_argument("models", metavar="MODEL", nargs="+", help="models to measure side by side")
     _add_data(parser, required=False)
-    parser.add_argument("--duration", type=_seconds, default=10.0, metavar="10s", help="for each model (%(default)s s)")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (all cores)")
+    parser.add_argument("--duration", type=seconds, default=10.0, metavar="10s", help="for each model (%(default)s s)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="bench.json, bench.md and plots")
     parser.add_argument("--force", action="store_true", help="replace what lies in DIR")
     parser.add_argument("--json", action="store_true", help="print bench.json")
     parser.set_defaults(command=_bench)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from .benchmarks.bench import bench_models
+    from .benchmarks.report import bench_table, check_folder, progress_on_stderr, write_report
+
+    if args.out:
+        check_folder(args.out, args.force)
+    with progress_on_stderr() as show:
+        payload = bench_models(
+            args.models,
+            open_data=(lambda engine: _open_dataset(args, engine)) if args.data else None,
+            split=args.split,
+            duration_s=args.duration,
+            threads=args.threads,
+            on_step=show,
+        )
+    if args.out:
+        write_report(payload, args.out, args.force)
+    if args.json:
+        _print_json(payload)
+    else:
+        _print_table(bench_table(payload))
 
 
 # --------------------------------------------------------------------------------------------------------- inspect
@@ -205,49 +298,49 @@ def _add_inspect(commands: Any) -> None:
     parser.set_defaults(command=_inspect)
 
 
+def _inspect(args: argparse.Namespace) -> None:
+    from .export.facts import facts_from_file
+
+    facts = facts_from_file(args.file)
+    if args.json:
+        _print_json(facts)
+        return
+    from rich.pretty import Pretty
+
+    _print_table(Pretty(facts, expand_all=True))
+
+
 # ---------------------------------------------------------------------------------------------- shared by commands
 
 
-def _open_dataset(args: argparse.Namespace) -> Dataset:
+def _open_dataset(args: argparse.Namespace, engine: Engine) -> Dataset:
+    """The data set with the classes asked for, or those of the model where it knows only some of them."""
     from .dataset import open_dataset
 
-    return open_dataset(args.data, classes=args.classes, holdout=args.holdout)
+    dataset = open_dataset(args.data, args.classes, args.holdout)
+    names = engine.contract.class_names
+    if not args.classes and names != dataset.class_names and set(names) <= set(dataset.class_names):
+        return open_dataset(args.data, names, args.holdout)
+    return dataset
 
 
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)
-    size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(1 <= side <= MAX_SIDE for side in size_hw):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; expected HEIGHTxWIDTH of 1 to {MAX_SIDE}, such as 360x480")
-    return size_hw
+@contextlib.contextmanager
+def _training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A progress bar on stderr with loss, mIoU, rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting")
 
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a whole number from 1")
-    return int(text)
+        def show(state: TrainingProgress) -> None:
+            loss = "-" if state.loss is None else f"{state.loss:.4f}"
+            miou = "-" if state.miou is None else f"{state.miou:.4f}"
+            left = f"{state.seconds_left / 60:.1f} min left"
+            text = f"epoch {state.epoch} loss {loss} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
+            progress.update(task, description=text, completed=state.step, total=state.steps)
 
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a number from 0 to 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(ms|s|m)?", text)
-    value = float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, None: 1}[match[2]] if match else 0.0
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no duration; expected something like 10s, 500ms or 2m")
-    return value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+        yield show
 
 
 def _print_json(value: Any) -> None:

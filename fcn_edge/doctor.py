@@ -1,4 +1,4 @@
-"""What this machine has for segmentation, and the sentence that closes each gap; loads no model and starts no GPU work."""
+"""What this machine has for segmentation, and the sentence that closes each gap; loads no model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from . import __version__
 from .errors import MissingError
 from .pixels import require_cv2
-from .skip_head import native_target
+from .skip_head import native_targets
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def examine() -> list[Finding]:
 
 
 def _native() -> Finding:
-    target = native_target()
-    if target:
-        return Finding("fused head (C++)", True, f"instruction set {target}")
+    targets = native_targets()
+    if targets:
+        return Finding("fused head (C++)", True, f"instruction set {targets[0]}")
     remedy = "reinstall with a C++17 compiler present: pip install --force-reinstall --no-deps fcn-edge"
     return Finding("fused head (C++)", False, "not built; NumPy is used, which is many times slower", remedy)
 

@@ -19,7 +19,7 @@ LAYERS = (
     {"training", "runtime"},
     {"export"},
     {"benchmarks"},
-    {"demo", "doctor"},
+    {"demo", "doctor", "arguments"},
     {"cli"},
 )
 SAME_LAYER = {("skip_head", "_native")}

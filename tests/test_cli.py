@@ -60,8 +60,8 @@ def bad(trained: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-# Arguments, with {bad} and {good} for the two folders and {out} for a place that must stay empty; exit code; a word that
-# the sentence must hold.
+# Arguments, with {bad} and {good} for the two folders and {out} for a place that must stay empty; exit code; a word
+# that the sentence must hold.
 CASES = [
     ("train --data {bad}/missing --out {out}", USAGE, "missing"),
     ("train --data {bad}/no_images --out {out}", USAGE, "layout"),

@@ -18,22 +18,29 @@ EXPECTED = '["fcn_edge", "fcn_edge.export", "fcn_edge.benchmarks", "fcn_edge._na
 
 
 def run(python: str | Path, code: str) -> str:
-    return subprocess.run([python, "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [python, "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_this_installation_is_clean() -> None:
     assert run(sys.executable, RESOLVES) == EXPECTED
 
 
+FILES = """
+import fcn_edge, pathlib
+root = pathlib.Path(fcn_edge.__file__).parent
+print((root / "py.typed").exists(), [path.name for path in root.rglob("*") if path.suffix in {".cpp", ".h", ".cu"}])
+"""
+
+
 def test_a_wheel_is_clean_and_has_no_torch(device_python: Path) -> None:
     assert run(device_python, RESOLVES) == EXPECTED
     assert run(device_python, "import importlib.util as u; print(u.find_spec('torch'))") == "None"
-    assert run(device_python, "import fcn_edge, pathlib; print((pathlib.Path(fcn_edge.__file__).parent / 'py.typed').exists())") == "True"
 
 
-def test_a_wheel_holds_no_caches_or_sources(device_python: Path) -> None:
-    code = "import fcn_edge, pathlib; print([p.name for p in pathlib.Path(fcn_edge.__file__).parent.rglob('*') if p.suffix in {'.cpp', '.h'}])"
-    assert run(device_python, code) == "[]"
+def test_a_wheel_is_typed_and_holds_no_sources(device_python: Path) -> None:
+    assert run(device_python, FILES) == "True []"
 
 
 @pytest.mark.parametrize("command", ["", "train", "eval", "export", "stream", "bench", "inspect", "demo", "doctor"])

@@ -1,0 +1,92 @@
+"""Types of command-line arguments, and arguments made from a configuration's fields; knows nothing about commands."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .contract import MAX_SIDE
+
+
+def add_options(group: Any, options: type[msgspec.Struct], table: str = "") -> None:
+    """An argument for each field of a configuration, its help taken from the class's docstring."""
+    docs = dict(
+        re.findall(r"^ +(\w+): ((?:.|\n(?! +\w+: ))+)", (options.__doc__ or "").partition("Attributes:")[2], re.M)
+    )
+    for field in msgspec.structs.fields(options):
+        kind, flag = field.type, f"--{field.name.replace('_', '-')}"
+        if typing.get_origin(kind) is None and issubclass(kind, msgspec.Struct):
+            continue
+        text = " ".join(docs[field.name].split()).rstrip(".").replace("%", "%%")
+        shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        settings: dict[str, Any] = {"dest": table + field.name, "default": None, "help": f"{text} ({shown})"}
+        if typing.get_origin(kind) is typing.Literal:
+            settings["choices"] = typing.get_args(kind)
+        elif kind is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        elif field.name in ("size", "crop"):
+            settings |= {"type": size, "metavar": "HxW"}
+        else:
+            settings |= {"type": typed(kind), "metavar": field.name.upper()}
+        group.add_argument(flag, **settings)
+
+
+def typed(kind: Any) -> Callable[[str], Any]:
+    """A converter from text for argparse; tuples are written with commas."""
+
+    def convert(text: str) -> Any:
+        value: Any = names(text) if typing.get_origin(kind) is tuple else text
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as exc:
+            raise argparse.ArgumentTypeError(f"'{text}' is not usable: {exc}") from exc
+
+    return convert
+
+
+def size(text: str) -> tuple[int, int]:
+    """``HEIGHTxWIDTH`` as (height, width)."""
+    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)
+    size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(1 <= side <= MAX_SIDE for side in size_hw):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no size; expected HEIGHTxWIDTH of 1 to {MAX_SIDE}, such as 360x480"
+        )
+    return size_hw
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a whole number from 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a number from 0 to 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A duration such as ``10s``, ``500ms`` or ``2m`` in seconds; a bare number is seconds."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(ms|s|m)?", text)
+    value = float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, None: 1}[match[2]] if match else 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration; expected something like 10s, 500ms or 2m")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Words between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
