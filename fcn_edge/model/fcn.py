@@ -7,7 +7,8 @@ score features at strides 32, 16 and 8; the 4s variant goes one step on, for the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,27 @@ from torch.nn import functional as F
 
 from ..contract import MAX_CLASSES
 from ..errors import UsageError
+from .alexnet import AlexNetBackbone
 from .edge import EDGE, EdgeBackbone
+from .googlenet import GoogLeNetBackbone
 from .head import SkipHead
+from .resnet import Basic, Bottleneck, ResNetBackbone
+from .vgg import VGG16Backbone
 
 # ImageNet's statistics on the scale 0..255 and in BGR order, so that classifiers trained there transfer.
 MEAN_BGR = (103.53, 116.28, 123.675)
 STD_BGR = (57.375, 57.12, 58.395)
 
 _STRIDES = {"32s": (32,), "16s": (32, 16), "8s": (32, 16, 8), "4s": (32, 16, 8, 4)}
+_BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    **{name: partial(EdgeBackbone, widths) for name, widths in EDGE.items()},
+    "alexnet": AlexNetBackbone,
+    "vgg16": VGG16Backbone,
+    "googlenet": GoogLeNetBackbone,
+    "resnet18": partial(ResNetBackbone, Basic, (2, 2, 2, 2)),
+    "resnet50": partial(ResNetBackbone, Bottleneck, (3, 4, 6, 3)),
+}
+_FINEST_STRIDE = {"alexnet": 8}  # every other backbone has features from stride 4
 _NAME = re.compile(r"fcn(?P<head>\d+s)-(?P<backbone>.+)")
 
 
@@ -126,8 +140,7 @@ def make_model(
         raise UsageError(f"{num_classes} classes asked for; expected 1 to {MAX_CLASSES}")
     if not 0 <= dropout < 1 or not 0 < bn_momentum <= 1:
         raise UsageError(f"dropout is {dropout}, bn momentum {bn_momentum}; expected 0 to <1 and >0 to 1")
-    backbone = EdgeBackbone(EDGE[match["backbone"]])
-    model = FCN(name, backbone, num_classes, _STRIDES[match["head"]], mean, std, dropout)
+    model = FCN(name, _BACKBONES[match["backbone"]](), num_classes, _STRIDES[match["head"]], mean, std, dropout)
     _initialise(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -137,7 +150,12 @@ def make_model(
 
 def model_names() -> tuple[str, ...]:
     """Every name that :func:`make_model` knows."""
-    return tuple(f"fcn{head}-{backbone}" for backbone in EDGE for head in _STRIDES)
+    return tuple(
+        f"fcn{head}-{backbone}"
+        for backbone in _BACKBONES
+        for head, strides in _STRIDES.items()
+        if strides[-1] >= _FINEST_STRIDE.get(backbone, 4)
+    )
 
 
 def count_params(model: nn.Module) -> int:

@@ -1,0 +1,160 @@
+"""Weights of a classifier for an FCN's backbone, from a file; knows nothing about training or downloads.
+
+Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 3.1: the last
+layer is dropped and the other fully connected layers become convolutions over the same weights.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, UsageError
+from .fcn import FCN
+
+_Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+_IMAGENET: _Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+# What torchvision calls a state dict inside a training checkpoint, and what wrappers put before its keys.
+_NESTED = ("state_dict", "model")
+_PREFIXES = ("module.", "backbone.")
+_COUNTER = "num_batches_tracked"  # batch norm's, which older files lack and no result depends on
+
+
+@dataclass(frozen=True)
+class _Stem:
+    """Where a classifier meets its image, which it sees as ``(rgb / 255 - mean) / std``.
+
+    Attributes:
+        weight: key of the first convolution's weight.
+        constant: key of the value that a constant added to the convolution's output goes into.
+        sign: +1 where that value is a bias, -1 where it is the mean that batch norm subtracts.
+        statistics: mean and std, RGB.
+    """
+
+    weight: str
+    constant: str
+    sign: int
+    statistics: _Statistics
+
+
+_STEMS = {
+    "alexnet": _Stem("features.0.weight", "features.0.bias", 1, _IMAGENET),
+    "vgg16": _Stem("features.0.weight", "features.0.bias", 1, _IMAGENET),
+    # torchvision's come from TensorFlow; its model converts the image (``transform_input``) before the first layer.
+    "googlenet": _Stem("conv1.conv.weight", "conv1.bn.running_mean", -1, _HALF),
+    "resnet18": _Stem("conv1.weight", "bn1.running_mean", -1, _IMAGENET),
+    "resnet50": _Stem("conv1.weight", "bn1.running_mean", -1, _IMAGENET),
+}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file of weights.
+
+    Attributes:
+        loaded: names in the backbone that got the file's values.
+        missing: names in the backbone that the file lacks or has in another shape; they keep their values.
+        unused: names in the file that did not get into the backbone, such as those of the classifier's last layer.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
+    """Give a model's backbone the weights of an image classifier of torchvision's format.
+
+    Takes what fits by name and shape. The hidden fully connected layers of VGG16 and AlexNet become convolutions. The
+    first convolution is turned from RGB and the classifier's mean and std to BGR and the model's own, so the features
+    are the classifier's (where the model's mean differs from the classifier's, all but those that see the padding).
+    Nothing changes in the model if an error is raised.
+
+    Args:
+        model: a model with one of torchvision's backbones.
+        path: a ``.pth`` file: a state dict, or a dictionary with one under ``state_dict`` or ``model``. Nothing but
+            tensors and plain values is read from it (``weights_only``).
+
+    Raises:
+        UsageError: if no classifier is known for the model's backbone.
+        ModelError: if the file cannot be read, is no state dict, is a checkpoint of this package, or does not fit.
+    """
+    backbone = model.name.split("-", 1)[1]
+    if backbone not in _STEMS:
+        known = ", ".join(_STEMS)
+        raise UsageError(f"'{backbone}' has no classifier's weights to start from; the backbones that do are: {known}")
+    found = _state_from_file(path)
+    target = model.backbone.state_dict()
+    fitting = {name: _shaped(found[name], like) for name, like in target.items() if _fits(found.get(name), like)}
+    if not any(name.endswith(".weight") for name in fitting):
+        some = ", ".join(list(found)[:3])
+        raise ModelError(f"{path} fits no part of {backbone} (it has {some}, ...); expected torchvision's {backbone}")
+    _convert_stem(fitting, _STEMS[backbone], model)
+    model.backbone.load_state_dict(fitting, strict=False)
+    return LoadReport(
+        loaded=tuple(fitting),
+        missing=tuple(name for name in target if name not in fitting and not name.endswith(_COUNTER)),
+        unused=tuple(name for name in found if name not in fitting),
+    )
+
+
+def _state_from_file(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as exc:
+        raise ModelError(f"no such file: {path}; expected a classifier's .pth file") from exc
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as exc:
+        raise ModelError(f"{path} cannot be read as torch weights; expected a classifier's .pth file") from exc
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__}; expected a state dict: names and tensors")
+    state = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not state:
+        raise ModelError(f"{path} holds no named tensors; expected a state dict: names and tensors")
+    if any(
+        "score_convs." in name for name in state
+    ):  # its backbone is BGR already: turned once more, it would be wrong
+        raise ModelError(f"{path} is a checkpoint of fcn_edge, not a classifier's; use it as a checkpoint")
+    for prefix in _PREFIXES:
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _fits(value: Tensor | None, like: Tensor) -> bool:
+    if value is None or value.is_floating_point() != like.is_floating_point():
+        return False
+    fully_connected = value.dim() == 2 and like.dim() == 4 and value.shape[0] == like.shape[0]
+    return value.shape == like.shape or (fully_connected and value.numel() == like.numel())
+
+
+def _shaped(value: Tensor, like: Tensor) -> Tensor:
+    """A fully connected layer ``[out, in * h * w]`` reads maps in the order of a convolution ``[out, in, h, w]``."""
+    return value.reshape(like.shape).to(like.dtype)
+
+
+def _convert_stem(state: dict[str, Tensor], stem: _Stem, model: FCN) -> None:
+    """Make the first convolution see the model's image as the classifier sees its own.
+
+    The model sees ``y = (bgr - mean) / std``, the classifier ``x = scale * y + shift`` in RGB; so each weight is
+    scaled, and what ``shift`` adds to every output is added to the constant that follows.
+    """
+    if stem.weight not in state:
+        return
+    mean_rgb, std_rgb = (torch.tensor(values, dtype=torch.float64) for values in stem.statistics)
+    mean, std = (model.get_buffer(name).cpu().double().flatten() for name in ("mean", "std"))
+    scale = std / (255 * std_rgb.flip(0))
+    shift = (mean / 255 - mean_rgb.flip(0)) / std_rgb.flip(0)
+    weight = state[stem.weight].double().flip(1)
+    state[stem.weight] = (weight * scale.view(1, 3, 1, 1)).float()
+    if stem.constant in state:
+        added = (weight * shift.view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+        state[stem.constant] = (state[stem.constant].double() + stem.sign * added).float()
