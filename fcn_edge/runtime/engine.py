@@ -72,7 +72,7 @@ class Engine(abc.ABC):
         ``image_bgr`` is uint8 ``[*size_hw, 3]`` and contiguous.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Free what the engine holds; may be called more than once."""
 
     def __enter__(self: _Engine) -> _Engine:

@@ -1,4 +1,4 @@
-"""An engine without a network, the test double that ships: bands of brightness as classes; knows nothing about models."""
+"""An engine without a network, the test double that ships: brightness as classes; knows nothing about models."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ class OpenVinoEngine(Engine):
         """Run once, so that a file whose score maps do not fit its head is refused when it is opened."""
         try:
             self._segment(image_bgr)
-        except ValueError as exc:
+        except (TypeError, ValueError) as exc:
             raise ModelError(f"{path} is not usable: {exc}; export it again with fcn-edge export") from exc
 
     def close(self) -> None:
@@ -87,7 +88,9 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
         }
         return ov.Core().compile_model(steps.build(), "CPU", options).create_infer_request()
     except RuntimeError as exc:
-        raise ModelError(f"OpenVINO cannot load {path}: {_first_line(exc)}; export it again with fcn-edge export") from exc
+        raise ModelError(
+            f"OpenVINO cannot load {path}: {_first_line(exc)}; export it again with fcn-edge export"
+        ) from exc
 
 
 def require_openvino() -> ModuleType:
@@ -101,7 +104,7 @@ def require_openvino() -> ModuleType:
     if muted:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
-        import openvino
+        openvino = importlib.import_module("openvino")
     except ImportError as exc:
         raise MissingError(
             f"an .onnx model needs OpenVINO, which cannot be imported ({exc}); install it with: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,8 @@ def split_onnx(path: Path) -> SplitModel:
 def _load(path: Path) -> onnx.ModelProto:
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+
+        decode_error = importlib.import_module("google.protobuf.message").DecodeError  # it has no type stubs
     except ImportError as exc:
         raise MissingError(f"onnx cannot be imported ({exc}); install it with: pip install 'fcn-edge[cpu]'") from exc
     try:
@@ -85,7 +87,7 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(data)
     except OSError as exc:
         raise ModelError(f"model file {path} cannot be read: {exc.strerror or exc}") from exc
-    except (DecodeError, UnicodeDecodeError) as exc:
+    except (decode_error, UnicodeDecodeError) as exc:
         raise ModelError(
             f"{path} ({len(data)} bytes) is no ONNX file or was cut off ({exc}); export or copy it again"
         ) from exc
@@ -153,7 +155,9 @@ def _problem(graph: onnx.GraphProto, contract: Contract) -> str:
         return f"its head cuts to {size}, its contract says [{height}, {width}]"
     scores, kernels = _halves(head)
     if len(head.input) % 2 or len(scores) != len(contract.strides):
-        return f"its head has {len(head.input)} inputs, expected a score map and a kernel for each stride of the contract"
+        return (
+            f"its head has {len(head.input)} inputs, expected a score map and a kernel for each stride of the contract"
+        )
     found = _constants(graph)
     last = 2 * contract.strides[-1]
     for index, name in enumerate(kernels):

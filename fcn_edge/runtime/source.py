@@ -17,7 +17,9 @@ from .frame import Frame
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 _Source = TypeVar("_Source", bound="Source")  # typing.Self needs Python 3.11
-_EXPECTED = "a video file, a folder or glob of images, a camera (0, /dev/video0, csi://0, rtsp://...), synthetic://street"
+_EXPECTED = (
+    "a video file, a folder or glob of images, a camera (0, /dev/video0, csi://0, rtsp://...), synthetic://street"
+)
 
 
 class Source(abc.ABC):
@@ -53,7 +55,7 @@ class Source(abc.ABC):
             SourceError: if the next frame is there but cannot be read.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Free what the source holds; may be called more than once."""
 
     def __iter__(self) -> Iterator[Frame]:
@@ -117,7 +119,7 @@ def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
 
 
 def redact(text: str) -> str:
-    """``text`` without passwords: ``rtsp://user:secret@host`` becomes ``rtsp://***@host``, ``password=x`` ``password=***``."""
+    """``text`` without passwords: ``rtsp://user:pw@host`` becomes ``rtsp://***@host``, ``password=x`` ``password=***``."""
     # Up to the last @ of the word: a password may itself hold @ or /.
     text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s'\"]*@", r"\1***@", text)
     return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .opencv_io import has_backend, quiet_cv2
 from .source import Source, redact
 
 TIMEOUT_MS = 5000
+CLOSE_TIMEOUT_S = 2.0
 DEFAULT_FPS = 30.0
 _CSI_SIZE_HW = (720, 1280)
 
@@ -34,6 +36,7 @@ class CaptureSource(Source):
     def __init__(self, capture: Any, name: str, fps: float | None = None, is_live: bool = False) -> None:
         cv2 = require_cv2()
         self._capture = capture
+        self._in_use = threading.Lock()
         self._first = self._grab()
         if self._first is None:
             capture.release()
@@ -61,11 +64,13 @@ class CaptureSource(Source):
         return None
 
     def close(self) -> None:
-        """Release the capture."""
-        self._capture.release()
+        """Release the capture; one that another thread is blocked in is left behind: to release it would crash."""
+        if self._in_use.acquire(timeout=CLOSE_TIMEOUT_S):
+            self._capture.release()
+            self._in_use.release()
 
     def _grab(self) -> Image | None:
-        with quiet_cv2():
+        with self._in_use, quiet_cv2():
             found, image = self._capture.read()
         return image if found else None
 
