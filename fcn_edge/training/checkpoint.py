@@ -1,0 +1,138 @@
+"""Checkpoints: all that a run needs to go on and a model needs to be used, in one file; knows nothing about data."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Contract, contract_from_dict, dict_from_contract
+from ..errors import ModelError, UsageError
+from ..model.fcn import FCN, make_model
+from ..pixels import replaced
+from .config import TrainConfig, config_from_dict, dict_from_config
+
+FORMAT = "fcn_edge.checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a training run.
+
+    Attributes:
+        contract: what the model expects and answers.
+        config: the options of the run.
+        model: weights and buffers as trained.
+        ema: averaged weights and buffers, those to use.
+        optimizer: state of the optimiser.
+        scaler: state of the fp16 gradient scaler; empty where there is none.
+        epoch: epochs done.
+        step: optimiser steps done.
+        seconds: time spent so far.
+        rng: states of the generators: ``torch``, ``run`` (the trainer's own) and, on a GPU, ``cuda``.
+        history: one dictionary for each epoch, as in ``metrics.jsonl``.
+        provenance: where it comes from: version, torch, date, data, fingerprint of the training files.
+    """
+
+    contract: Contract
+    config: TrainConfig
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    rng: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    provenance: dict[str, str] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all."""
+    fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+    fields["contract"] = dict_from_contract(checkpoint.contract)
+    fields["config"] = dict_from_config(checkpoint.config)
+    with replaced(Path(path)) as temporary:
+        torch.save({"format": FORMAT, "version": VERSION, **fields}, temporary)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is executed (``weights_only``), tensors come to the CPU.
+
+    Raises:
+        ModelError: if the file is missing, damaged, or no checkpoint of this program.
+    """
+    path = Path(path)
+    try:
+        fields = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as exc:
+        raise ModelError(f"checkpoint {path} does not exist; give a .pt file that fcn-edge train has written") from exc
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        reason = "it is cut off or damaged" if _starts_as_zip(path) else "it is no file that torch.save has written"
+        raise ModelError(f"checkpoint {path} cannot be read: {reason}; train again or fetch it again") from exc
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise ModelError(f"{path} is a torch file, but no checkpoint of fcn-edge; expected one from fcn-edge train")
+    if fields.get("version") != VERSION:
+        raise ModelError(f"checkpoint {path} has version {fields.get('version')}; this release reads version {VERSION}")
+    missing = [name for name in Checkpoint.__dataclass_fields__ if name not in fields]
+    if missing:
+        raise ModelError(f"checkpoint {path} lacks {', '.join(missing)}; fetch it again or train again")
+    fields = {name: fields[name] for name in Checkpoint.__dataclass_fields__}
+    fields["contract"] = contract_from_dict(fields["contract"])
+    try:
+        fields["config"] = config_from_dict(fields["config"])
+    except UsageError as exc:
+        raise ModelError(f"checkpoint {path} holds options that this release does not know: {exc}") from exc
+    return Checkpoint(**fields)
+
+
+def model_from_checkpoint(path: Path) -> tuple[FCN, Contract]:
+    """The averaged model of a checkpoint in eval mode on the CPU, and its contract.
+
+    Raises:
+        ModelError: as for :func:`load_checkpoint`, and if the weights do not fit the contract's model.
+    """
+    checkpoint = load_checkpoint(path)
+    return model_from_state(checkpoint.contract, checkpoint.ema, str(path)), checkpoint.contract
+
+
+def model_from_state(contract: Contract, state: dict[str, Tensor], origin: str) -> FCN:
+    """The contract's model with these weights, in eval mode.
+
+    Raises:
+        ModelError: if the model is unknown or the weights do not fit it.
+    """
+    try:
+        model = make_model(contract.model, contract.num_classes, mean=contract.mean, std=contract.std)
+        model.load_state_dict(state)
+    except (UsageError, RuntimeError, TypeError, AttributeError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise ModelError(f"the weights in {origin} do not fit model '{contract.model}': {reason}") from exc
+    return model.eval()
+
+
+def take_weights(model: FCN, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load the weights whose name and shape fit, and leave the rest of the model as it is.
+
+    Returns:
+        Names taken, and names of the model that found nothing.
+    """
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    model.load_state_dict({**own, **fitting})
+    return list(fitting), [name for name in own if name not in fitting]
+
+
+def _starts_as_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False

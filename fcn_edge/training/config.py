@@ -1,0 +1,262 @@
+"""Every option of a training run, its range and where it comes from; knows nothing about torch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ..contract import MAX_SIDE
+from ..errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+
+_MOST = 10**9
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 10**6),
+    "steps_per_epoch": (0, _MOST),
+    "max_minutes": (0, 10**6),
+    "batch": (1, 4096),
+    "lr": (1e-8, 10),
+    "backbone_lr": (0, 10),
+    "weight_decay": (0, 1),
+    "warmup": (0, 0.9),
+    "ema": (0, 0.99999),
+    "lovasz": (0, 10),
+    "aux": (0, 10),
+    "dropout": (0, 0.95),
+    "bn_momentum": (1e-4, 1),
+    "seed": (0, 2**63 - 1),
+    "threads": (0, 1024),
+    "memory_gib": (0, 10**4),
+    "val_every": (1, _MOST),
+    "keep_every": (0, _MOST),
+}
+_AUGMENT_RANGES: dict[str, tuple[float, float]] = {
+    "flip": (0, 1),
+    "rotate": (0, 180),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "saturation": (0, 1),
+    "hue": (0, 0.5),
+    "blur": (0, 1),
+    "noise": (0, 1),
+    "classmix": (0, 1),
+    "rare_crop": (0, 1),
+    "settle": (0, 1),
+}
+
+
+class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How training images are varied.
+
+    Attributes:
+        scale: smallest and largest zoom, drawn log-uniformly.
+        flip: probability of a left-right flip.
+        rotate: largest rotation in degrees, either way.
+        brightness: largest offset, either way, as a share of full scale.
+        contrast: largest relative change of contrast.
+        saturation: largest relative change of saturation.
+        hue: largest rotation of the hue, as a share of a full turn.
+        gamma: smallest and largest exponent, drawn log-uniformly.
+        blur: probability of a Gaussian blur.
+        noise: probability of Gaussian noise.
+        classmix: probability that half of another image's classes are pasted on an image.
+        rare_crop: probability that a crop is laid around a pixel of a class drawn in favour of the rare ones.
+        settle: share of the run, at its end, without classmix.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    rotate: float = 8.0
+    brightness: float = 0.2
+    contrast: float = 0.3
+    saturation: float = 0.4
+    hue: float = 0.03
+    gamma: tuple[float, float] = (0.5, 2.0)
+    blur: float = 0.1
+    noise: float = 0.1
+    classmix: float = 0.5
+    rare_crop: float = 0.5
+    settle: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _AUGMENT_RANGES.items():
+            _check_range(f"augment.{name}", getattr(self, name), low, high)
+        for name, (low, high) in {"scale": self.scale, "gamma": self.gamma}.items():
+            if not 0.05 <= low <= high <= 20:
+                raise UsageError(
+                    f"augment.{name} is {low} to {high}; expected two numbers from 0.05 to 20, the smaller first"
+                )
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training run.
+
+    Attributes:
+        data: folder of the data set.
+        out: folder that the run writes to.
+        model: name of the network.
+        size: (height, width) that the network is made for and validated at; None: that of the first image.
+        crop: (height, width) of training crops; None: four fifths of ``size``.
+        classes: classes to keep or merge, as in :func:`fcn_edge.dataset.open_dataset`; empty: all.
+        holdout: sequence kept for validation instead of the split ``val``.
+        splits: splits that are trained on.
+        epochs: passes over the training images.
+        steps_per_epoch: steps that count as an epoch; 0: as many as show every image once.
+        max_minutes: end of the run by the clock, the schedule fitted to it; 0: none. Such a run depends on the
+            machine's speed, so the seed alone does not determine it.
+        batch: images in a step.
+        lr: peak learning rate.
+        backbone_lr: factor on the learning rate of the backbone; 0 freezes it.
+        weight_decay: AdamW's decay of the convolutions' weights; batch norm, biases and the head's kernels have none.
+        warmup: share of the run in which the learning rate rises.
+        schedule: how it falls afterwards: ``poly`` (power 0.9) or ``cosine``.
+        ema: decay of the averaged weights that are validated and exported; 0: none.
+        loss: ``ce`` or ``ohem`` (online hard example mining).
+        class_weights: ``none`` or ``enet``, 1 / ln(1.10 + share of the class's pixels).
+        lovasz: weight of the Lovasz-softmax loss beside it.
+        aux: weight of the losses on the coarser sums of scores (FCN-32s and -16s inside FCN-8s).
+        loss_every: the loss is taken on every n-th pixel of each direction, from a random one on: 1, 2 or 4.
+        dropout: probability of dropping a feature channel before it is scored.
+        bn_momentum: share of a batch in the running statistics of batch norm.
+        freeze_bn: batch norm keeps the statistics and factors it starts with.
+        init: checkpoint whose weights are taken where name and shape fit.
+        augment: how images are varied.
+        seed: of every random choice.
+        amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads; 0: torch's choice.
+        memory_gib: training images are kept in memory up to this; larger sets are read from disk as they are needed.
+        val_every: epochs between validations; the last epoch is always validated.
+        keep_every: epochs between checkpoints that are kept as ``epoch-NNNN.pt``; 0: only best and last.
+    """
+
+    data: str = ""
+    out: str = "runs/train"
+    model: str = "fcn8s-edge-n"
+    size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    classes: tuple[str, ...] = ()
+    holdout: str = ""
+    splits: tuple[str, ...] = ("train",)
+    epochs: int = 100
+    steps_per_epoch: int = 0
+    max_minutes: float = 0.0
+    batch: int = 12
+    lr: float = 2e-3
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.02
+    warmup: float = 0.03
+    schedule: Literal["poly", "cosine"] = "poly"
+    ema: float = 0.999
+    loss: Literal["ce", "ohem"] = "ce"
+    class_weights: Literal["none", "enet"] = "enet"
+    lovasz: float = 0.0
+    aux: float = 0.4
+    loss_every: int = 2
+    dropout: float = 0.0
+    bn_momentum: float = 0.1
+    freeze_bn: bool = False
+    init: str = ""
+    augment: AugmentConfig = msgspec.field(default_factory=AugmentConfig)
+    seed: int = 0
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    threads: int = 0
+    memory_gib: float = 4.0
+    val_every: int = 1
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            _check_range(name, getattr(self, name), low, high)
+        for name, pair in {"size": self.size, "crop": self.crop}.items():
+            if pair is not None and not all(32 <= side <= MAX_SIDE for side in pair):
+                fitting = "x".join(str(min(max(side, 32), MAX_SIDE)) for side in pair)
+                raise UsageError(
+                    f"{name} is {pair[0]}x{pair[1]}; sides of 32 to {MAX_SIDE} are expected: use {fitting}"
+                )
+        if self.loss_every not in (1, 2, 4):
+            raise UsageError(f"loss_every is {self.loss_every}; expected 1, 2 or 4")
+        if not self.splits or len(set(self.splits)) != len(self.splits):
+            raise UsageError(f"splits are {list(self.splits)}; expected different names such as train, val")
+
+
+def config_from_toml(path: Path | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The options in a TOML file, those of the command line laid over them.
+
+    Args:
+        path: the file, whose keys are the attributes of :class:`TrainConfig`, with a table ``[augment]``; None: none.
+        overrides: options by name, ``augment.flip`` for those of a table; a value of None is left out.
+
+    Raises:
+        UsageError: if the file cannot be read, a key is unknown or a value has the wrong type or range.
+    """
+    fields: dict[str, Any] = {}
+    if path is not None:
+        try:
+            fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise UsageError(f"configuration {path} cannot be read as TOML: {exc}") from exc
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            table, _, key = name.rpartition(".")
+            (fields.setdefault(table, {}) if table else fields)[key] = value
+    return config_from_dict(fields, origin=str(path) if path else "the configuration")
+
+
+def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration") -> TrainConfig:
+    """The configuration of a dictionary such as :func:`dict_from_config` makes; sizes may be ``"288x384"``.
+
+    Raises:
+        UsageError: if a key is unknown or a value has the wrong type or range.
+    """
+    fields = dict(fields)
+    _check_keys(fields, TrainConfig, "", origin)
+    if isinstance(fields.get("augment"), Mapping):
+        _check_keys(fields["augment"], AugmentConfig, "augment.", origin)
+    for name in ("size", "crop"):
+        if isinstance(fields.get(name), str):
+            fields[name] = _size_from_text(name, fields[name])
+    try:
+        return msgspec.convert(fields, TrainConfig)
+    except msgspec.ValidationError as exc:
+        raise UsageError(f"{origin} cannot be used: {str(exc).replace('$.', '')}") from exc
+
+
+def dict_from_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as a dictionary of lists, numbers and strings."""
+    fields: dict[str, Any] = msgspec.to_builtins(config)
+    return fields
+
+
+def _check_keys(fields: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str, origin: str) -> None:
+    known = struct.__struct_fields__
+    for key in fields:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"the keys are: {', '.join(known)}"
+            raise UsageError(f"{origin} has an unknown key '{prefix}{key}'; {hint}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high or not math.isfinite(value):  # a NaN fails the first test
+        nearest = low if math.isnan(value) else min(max(value, low), high)
+        raise UsageError(f"{name} is {value}; expected {low:g} to {high:g}: use {nearest:g}")
+
+
+def _size_from_text(name: str, text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit()) or len(text) > 20:
+        raise UsageError(f"{name} is '{text}'; expected height x width, such as 288x384")
+    return int(height), int(width)

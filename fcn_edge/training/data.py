@@ -1,0 +1,89 @@
+"""What a run trains and validates on, opened and checked before anything else; knows nothing about optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from .. import dataset
+from ..contract import Contract
+from ..dataset import Sample
+from ..errors import UsageError
+from ..model.fcn import MEAN_BGR, STD_BGR, make_model
+from ..pixels import read_image
+from .batches import EvaluationStore, ImageStore, fingerprint
+from .config import TrainConfig
+
+_LEAST_CROP = 32
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The images of a run.
+
+    Attributes:
+        train: images that are trained on.
+        val: images that are validated on; empty if the data set has none or they are trained on.
+        contract: of the model to be trained.
+        fingerprint: SHA-256 over the names and sizes of the training files.
+    """
+
+    train: ImageStore
+    val: EvaluationStore
+    contract: Contract
+    fingerprint: str
+
+
+def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, TrainData]:
+    """Open the data set, read and check every file of it that the run needs, and load it.
+
+    Returns:
+        The configuration with the sizes filled in that it leaves to the data, and the data.
+
+    Raises:
+        UsageError: if the folder, a split, a class or the model does not exist.
+        DataError: if files have problems; all of them are listed.
+    """
+    if not config.data:
+        raise UsageError('no data folder is given; use --data DIR, or a line data = "DIR" in the configuration')
+    opened = dataset.open_dataset(Path(config.data), config.classes, config.holdout)
+    strides = make_model(config.model, len(opened.class_names)).strides
+    # A validation on images that are trained on would only measure how well they are remembered.
+    validated = () if "val" in config.splits or not opened.splits.get("val") else ("val",)
+    dataset.check(opened, [*config.splits, *validated])
+
+    samples = [sample for split in config.splits for sample in opened.samples(split)]
+    size_hw = config.size or _size_of(samples[0])
+    crop_hw = config.crop or _default_crop(size_hw, strides[0])
+    contract = Contract(
+        config.model,
+        size_hw,
+        opened.class_names,
+        opened.palette,
+        MEAN_BGR,
+        STD_BGR,
+        strides,
+        opened.ignore_id,
+    )
+    held_out = [sample for split in validated for sample in opened.samples(split)]
+    data = TrainData(
+        ImageStore(opened, samples, size_hw, config.memory_gib, device),
+        EvaluationStore(opened, held_out, size_hw, config.memory_gib),
+        contract,
+        fingerprint(samples),
+    )
+    return msgspec.structs.replace(config, size=size_hw, crop=crop_hw), data
+
+
+def _size_of(sample: Sample) -> tuple[int, int]:
+    height, width = read_image(sample.image).shape[:2]
+    return height, width
+
+
+def _default_crop(size_hw: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Four fifths of the size, in whole coarse cells: no work is lost on padding."""
+    height, width = (max(_LEAST_CROP, round(0.8 * side / stride) * stride) for side in size_hw)
+    return height, width

@@ -1,0 +1,172 @@
+"""A model while it learns: one optimiser step, its averaged weights, its state; knows nothing about files or epochs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Contract
+from ..errors import FcnEdgeError, ModelError
+from ..model.fcn import make_model
+from .augment import augment_batch
+from .batches import RawBatch
+from .checkpoint import Checkpoint, take_weights
+from .config import TrainConfig
+from .losses import enet_weights, segmentation_loss
+from .precision import choose_precision
+from .schedule import Average, freeze, make_optimizer, rate_factor, set_rate
+
+
+class Learner:
+    """A network, its optimiser and its moving average.
+
+    Args:
+        config: the options, sizes filled in.
+        contract: the model's.
+        counts: training pixels of each class ``[C]``.
+        device: where it learns.
+
+    Attributes:
+        model: the network as trained.
+        average: its moving average, which is what is validated and exported.
+        generator: CPU generator of every random choice but those of dropout.
+        steps: optimiser steps done.
+        rate: learning rate of the last step.
+    """
+
+    def __init__(self, config: TrainConfig, contract: Contract, counts: Tensor, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.contract, self.device = config, contract, device
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.model = make_model(
+            config.model,
+            contract.num_classes,
+            mean=contract.mean,
+            std=contract.std,
+            dropout=config.dropout,
+            bn_momentum=config.bn_momentum,
+        ).to(device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.model, config.ema)
+        freeze(self.model, config)
+        self.optimizer = make_optimizer(self.model, config)
+        self.precision = choose_precision(config.amp, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.steps, self.rate = 0, 0.0
+        self._weights = enet_weights(counts).to(device) if config.class_weights == "enet" else None
+        share = counts.double() / counts.sum().clamp(min=1)
+        self._rarity = torch.where(counts > 0, share.clamp(min=1e-6).rsqrt(), 0.0).float()
+
+    def start_from(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+        """Take the weights whose name and shape fit; returns the names taken and those that found nothing."""
+        taken = take_weights(self.model, state)
+        self.average = Average(self.model, self.config.ema)
+        return taken
+
+    def step(self, raw: RawBatch, fraction: float) -> float:
+        """Learn from a batch.
+
+        Args:
+            raw: images and masks before augmentation.
+            fraction: how much of the run is done, 0 to 1.
+
+        Returns:
+            The loss.
+
+        Raises:
+            FcnEdgeError: if the loss is not finite; the weights are then as before the step.
+        """
+        images, labels = self._augment(raw, fraction)
+        loss = self._loss(images, labels)
+        value = float(loss.detach())
+        if not -3.4e38 < value < 3.4e38:
+            raise FcnEdgeError(
+                f"the loss is {value} at step {self.steps + 1} on the images {', '.join(raw.names)}; training stops "
+                f'and the last checkpoint stays: use a lower lr than {self.config.lr:g} or amp = "off" and resume'
+            )
+        self.rate = self.config.lr * rate_factor(self.config, fraction)
+        set_rate(self.optimizer, self.rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update(self.model, self.steps)
+        self.steps += 1
+        return value
+
+    def train_mode(self) -> None:
+        """Put the model into training mode, save for what is frozen."""
+        self.model.train()
+        freeze(self.model, self.config)
+
+    def state(self) -> dict[str, Any]:
+        """The fields of a checkpoint that the learner fills."""
+        rng = {"run": self.generator.get_state(), "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": rng,
+            "step": self.steps,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a saved state; the learner then continues as if it had never stopped.
+
+        Raises:
+            ModelError: if the state does not fit the model.
+        """
+        try:
+            self.model.load_state_dict(checkpoint.model)
+            self.average.model.load_state_dict(checkpoint.ema)
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            if checkpoint.scaler and self.scaler.is_enabled():
+                self.scaler.load_state_dict(checkpoint.scaler)
+            self.generator.set_state(checkpoint.rng["run"])
+            torch.set_rng_state(checkpoint.rng["torch"])
+            if "cuda" in checkpoint.rng and self.device.type == "cuda":
+                torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)
+        except (RuntimeError, KeyError, ValueError, TypeError) as exc:
+            reason = str(exc).splitlines()[0]
+            raise ModelError(f"the run cannot be resumed: its state does not fit the model ({reason})") from exc
+        self.steps = checkpoint.step
+
+    def _augment(self, raw: RawBatch, fraction: float) -> tuple[Tensor, Tensor]:
+        augment, crop_hw = self.config.augment, self.config.crop or self.contract.size_hw
+        images, labels = augment_batch(
+            raw.images,
+            raw.masks,
+            crop_hw,
+            augment,
+            self.generator,
+            num_classes=self.contract.num_classes,
+            ignore_id=self.contract.ignore_id,
+            fill=self.contract.mean,
+            rarity=self._rarity,
+            mix=fraction < 1 - augment.settle,
+        )
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Features in half precision where that is faster; scores, head and loss in float32."""
+        half = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision) if half else contextlib.nullcontext():
+            features = self.model.features(images)
+        scores = self.model.scores([maps.float() for maps in features])
+        return segmentation_loss(
+            scores,
+            self.model.kernels,
+            labels,
+            loss=self.config.loss,
+            weights=self._weights,
+            aux=self.config.aux,
+            lovasz=self.config.lovasz,
+            every=self.config.loss_every,
+            generator=self.generator,
+        )

@@ -1,0 +1,311 @@
+"""The training run, from the data set to the checkpoints; knows nothing about the command line or deployment."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from .. import __version__
+from ..contract import Contract
+from ..errors import UsageError
+from ..pixels import write_atomically
+from .batches import iter_order
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .config import TrainConfig, dict_from_config
+from .data import TrainData, open_data
+from .learner import Learner
+from .plots import draw_curves, draw_grid
+from .precision import choose_device
+from .validate import predict, scores_from_confusion, validate
+
+log = logging.getLogger(__name__)
+
+# Options that a resumed run may change: none of them alters what a step computes from its place in the schedule.
+FREE_TO_CHANGE = ("data", "out", "epochs", "max_minutes", "device", "threads", "memory_gib", "val_every", "keep_every")
+_FILES = ("best.pt", "last.pt", "metrics.jsonl", "curves.png", "grid.png")
+_SMOOTH = 0.95
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for display.
+
+    Attributes:
+        epoch: the current epoch, from 1.
+        epochs: number of epochs.
+        step: optimiser steps done.
+        fraction: share of the run that is done, 0 to 1, by steps or by the clock.
+        loss: running mean of the loss.
+        miou: the last validation's, or None before it.
+        images_per_s: training speed in this epoch.
+        seconds_left: estimate of the time left.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    fraction: float
+    loss: float
+    miou: float | None
+    images_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run has brought about.
+
+    Attributes:
+        out: its folder.
+        best: checkpoint with the highest validation mIoU; that of the last epoch where nothing is validated.
+        last: checkpoint of the last epoch.
+        best_miou: mIoU of ``best``, or None if nothing was validated.
+        miou: mIoU of ``last``.
+        epochs: epochs done.
+        steps: optimiser steps done.
+        seconds: time spent, that before a resume included.
+        contract: the model's.
+        history: one dictionary for each epoch.
+    """
+
+    out: Path
+    best: Path
+    last: Path
+    best_miou: float | None
+    miou: float | None
+    epochs: int
+    steps: int
+    seconds: float
+    contract: Contract
+    history: list[dict[str, Any]] = field(repr=False)
+
+
+def train(
+    config: TrainConfig,
+    on_progress: Callable[[Progress], None] | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> TrainResult:
+    """Train a network and leave ``best.pt``, ``last.pt``, ``metrics.jsonl``, ``curves.png`` and ``grid.png``.
+
+    On the CPU the same configuration gives the same weights, and a run that was stopped at any moment and resumed the
+    same as one that was not. Ctrl-C leaves ``last.pt`` as the last whole epoch wrote it.
+
+    Args:
+        config: the options.
+        on_progress: called after each step.
+        resume: go on from ``last.pt`` in the output folder.
+        force: overwrite a run in the output folder.
+
+    Raises:
+        UsageError: if an option, the output folder or a change made on resuming cannot be used.
+        DataError: if files of the data set have problems; all of them are listed.
+        ModelError: if a checkpoint to start from cannot be used.
+        FcnEdgeError: if the loss is no longer finite.
+    """
+    out = Path(config.out)
+    saved = _saved_run(out, resume, force)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    config, data = open_data(config, device)
+    learner = Learner(config, data.contract, data.train.counts, device)
+    history: list[dict[str, Any]] = []
+    spent = 0.0
+    if saved is not None:
+        _refuse_changes(config, data, saved)
+        learner.restore(saved)
+        history, spent = saved.history, saved.seconds
+    elif config.init:
+        _start_from(learner, Path(config.init))
+    clock = _Clock(config, data, spent)
+
+    while len(history) < config.epochs and not clock.is_up():
+        metrics = _train_epoch(learner, data, config, clock, history, on_progress)
+        ended = len(history) + 1 == config.epochs or clock.is_up()
+        if len(data.val) and (ended or metrics["epoch"] % config.val_every == 0):
+            matrix = validate(learner.average.model, data.val, data.contract, device)
+            metrics |= scores_from_confusion(matrix, data.contract)
+        metrics["seconds"] = round(clock.seconds(), 3)
+        history = [*history, metrics]
+        _save(out, learner, data, config, history, clock.seconds())
+
+    draw_curves(out / "curves.png", history)
+    _draw_examples(out / "grid.png", learner, data)
+    scores = [entry["val_miou"] for entry in history if entry.get("val_miou") is not None]
+    return TrainResult(
+        out,
+        out / "best.pt",
+        out / "last.pt",
+        max(scores, default=None),
+        _last_miou(history),
+        len(history),
+        learner.steps,
+        clock.seconds(),
+        data.contract,
+        history,
+    )
+
+
+class _Clock:
+    """How much of a run is done, by steps or, where it is limited, by the time spent in it."""
+
+    def __init__(self, config: TrainConfig, data: TrainData, spent: float) -> None:
+        self.steps_per_epoch = config.steps_per_epoch or -(-len(data.train) // config.batch)
+        self._steps = self.steps_per_epoch * config.epochs
+        self._limit = config.max_minutes * 60
+        self._begin = time.monotonic() - spent
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._begin
+
+    def fraction(self, step: int) -> float:
+        by_time = self.seconds() / self._limit if self._limit else 0.0
+        return min(1.0, max(step / self._steps, by_time))
+
+    def is_up(self) -> bool:
+        return bool(self._limit) and self.seconds() >= self._limit
+
+
+def _train_epoch(
+    learner: Learner,
+    data: TrainData,
+    config: TrainConfig,
+    clock: _Clock,
+    history: list[dict[str, Any]],
+    on_progress: Callable[[Progress], None] | None,
+) -> dict[str, Any]:
+    """One epoch, cut short when the time is up; returns its line of ``metrics.jsonl``."""
+    learner.train_mode()
+    begin, start, done, total, smooth = time.monotonic(), clock.seconds(), 0, 0.0, 0.0
+    order = list(iter_order(len(data.train), config.batch, clock.steps_per_epoch, learner.generator))
+    began_at = clock.fraction(learner.steps)
+    for raw in data.train.batches(order):
+        loss = learner.step(raw, clock.fraction(learner.steps))
+        done, total = done + 1, total + loss
+        smooth = loss if done == 1 else _SMOOTH * smooth + (1 - _SMOOTH) * loss
+        if on_progress is not None:
+            spent = time.monotonic() - begin
+            fraction = clock.fraction(learner.steps)
+            left = (clock.seconds() - start) * (1 - fraction) / max(fraction - began_at, 1e-9)
+            on_progress(
+                Progress(
+                    len(history) + 1,
+                    config.epochs,
+                    learner.steps,
+                    fraction,
+                    smooth,
+                    _last_miou(history),
+                    done * config.batch / spent,
+                    left,
+                )
+            )
+        if clock.is_up():
+            break
+    return {
+        "epoch": len(history) + 1,
+        "step": learner.steps,
+        "loss": total / done,
+        "lr": learner.rate,
+        "images_per_s": round(done * config.batch / (time.monotonic() - begin), 2),
+    }
+
+
+def _save(
+    out: Path,
+    learner: Learner,
+    data: TrainData,
+    config: TrainConfig,
+    history: list[dict[str, Any]],
+    seconds: float,
+) -> None:
+    """Write the checkpoints and ``metrics.jsonl`` of an epoch."""
+    checkpoint = Checkpoint(
+        data.contract,
+        config,
+        **learner.state(),
+        epoch=len(history),
+        seconds=seconds,
+        history=history,
+        provenance={
+            "fcn_edge": __version__,
+            "torch": torch.__version__,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "data": Path(config.data).resolve().name,
+            "train_images": str(len(data.train)),
+            "train_files_sha256": data.fingerprint,
+        },
+    )
+    latest = history[-1].get("val_miou")
+    before = [entry["val_miou"] for entry in history[:-1] if entry.get("val_miou") is not None]
+    if not len(data.val) or (latest is not None and latest > max(before, default=-1.0)):
+        save_checkpoint(out / "best.pt", checkpoint)
+    if config.keep_every and len(history) % config.keep_every == 0:
+        save_checkpoint(out / f"epoch-{len(history):04d}.pt", checkpoint)
+    lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in history)
+    write_atomically(out / "metrics.jsonl", lines)
+    save_checkpoint(out / "last.pt", checkpoint)  # last: what it says is done, is done
+
+
+def _saved_run(out: Path, resume: bool, force: bool) -> Checkpoint | None:
+    """The run to go on with, or None; nothing is overwritten unless asked for."""
+    if resume:
+        if not (out / "last.pt").exists():
+            raise UsageError(f"{out} holds no last.pt to resume from; leave out --resume to start a run there")
+        return load_checkpoint(out / "last.pt")
+    existing = [name for name in _FILES if (out / name).exists()]
+    if existing and not force:
+        raise UsageError(f"{out} already holds {', '.join(existing)}; use --resume, --force or another --out")
+    for name in existing:
+        (out / name).unlink()
+    return None
+
+
+def _refuse_changes(config: TrainConfig, data: TrainData, saved: Checkpoint) -> None:
+    before, now = dict_from_config(saved.config), dict_from_config(config)
+    for name in before:
+        if name not in FREE_TO_CHANGE and before[name] != now[name]:
+            raise UsageError(
+                f"{name} is {now[name]} but the run was started with {before[name]}; a resumed run may change only "
+                f"{', '.join(FREE_TO_CHANGE)}"
+            )
+    if saved.contract != data.contract or saved.provenance.get("train_files_sha256") != data.fingerprint:
+        raise UsageError(
+            f"the data in {config.data} is not what the run was started with (its files or classes differ); "
+            "start a new run in another folder"
+        )
+    if len(saved.history) >= config.epochs:
+        raise UsageError(
+            f"the run in {config.out} has done all of its {config.epochs} epochs; use --epochs {2 * config.epochs} "
+            "to go on"
+        )
+
+
+def _start_from(learner: Learner, path: Path) -> None:
+    taken, fresh = learner.start_from(load_checkpoint(path).ema)
+    log.info("took %d tensors from %s; %d start afresh: %s", len(taken), path, len(fresh), ", ".join(fresh[:8]))
+
+
+def _draw_examples(path: Path, learner: Learner, data: TrainData) -> None:
+    """A few validation images, spread over the set, with label and answer."""
+    chosen = {round(index * (len(data.val) - 1) / (_SHOWN - 1)) for index in range(_SHOWN)}
+    rows = []
+    for index, (frame, label) in enumerate(data.val):
+        if index in chosen:
+            rows.append((frame, label, predict(learner.average.model, [frame], learner.device)[0]))
+    if rows:
+        draw_grid(path, rows, data.contract)
+
+
+def _last_miou(history: list[dict[str, Any]]) -> float | None:
+    return next((entry["val_miou"] for entry in reversed(history) if entry.get("val_miou") is not None), None)

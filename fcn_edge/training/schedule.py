@@ -1,0 +1,90 @@
+"""Learning rate over a run and the average of the weights; knows nothing about losses or data."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..model.fcn import FCN
+from .config import TrainConfig
+
+
+def rate_factor(config: TrainConfig, fraction: float) -> float:
+    """Factor on the peak learning rate after ``fraction`` (0 to 1) of the run: linear warm-up, then poly or cosine."""
+    if fraction < config.warmup:
+        return 0.01 + 0.99 * fraction / config.warmup
+    rest = max(0.0, (1 - fraction) / (1 - config.warmup))
+    if config.schedule == "cosine":
+        return 0.5 - 0.5 * math.cos(math.pi * rest)
+    return float(rest**0.9)
+
+
+def make_optimizer(model: FCN, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with groups for what decays and what does not, in the backbone and outside it.
+
+    Batch norm, biases and the head's kernels do not decay: a kernel that shrinks is no interpolation any more.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    in_head = {id(kernel) for kernel in model.kernels}
+    in_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and id(parameter) not in in_head
+            groups.setdefault((id(parameter) in in_backbone, decays), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "factor": config.backbone_lr if backbone else 1.0,
+        }
+        for (backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    return torch.optim.AdamW(settings, lr=config.lr, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the learning rate, times the group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def freeze(model: FCN, config: TrainConfig) -> None:
+    """Take out of training what the configuration freezes; call again after each ``model.train()``."""
+    for module in model.modules():
+        if config.freeze_bn and isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.requires_grad_(False)
+    if config.backbone_lr == 0:
+        model.backbone.requires_grad_(False)
+        model.backbone.eval()
+
+
+class Average:
+    """Exponential moving average of weights and batch norm statistics (Polyak averaging).
+
+    The decay starts low, ``(1 + step) / (10 + step)``, so that a short run is not held back by its random start.
+
+    Attributes:
+        model: the averaged model, in eval mode; it is also the model itself where ``decay`` is 0.
+    """
+
+    def __init__(self, model: FCN, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: FCN, step: int) -> None:
+        """Take in the model after optimiser step ``step``, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
+        averaged: list[Tensor] = []
+        current: list[Tensor] = []
+        for mine, new in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                averaged.append(mine)
+                current.append(new)
+            else:
+                mine.copy_(new)
+        torch._foreach_lerp_(averaged, current, 1 - decay)
