@@ -1,0 +1,119 @@
+"""What this machine has for segmentation, and the sentence that closes each gap; loads no model and starts no GPU work."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from . import __version__
+from .errors import MissingError
+from .pixels import require_cv2
+from .skip_head import native_target
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked for.
+
+    Attributes:
+        name: what it is.
+        found: whether it is there.
+        detail: its version or what was seen.
+        remedy: how to close the gap; empty if there is none to close.
+    """
+
+    name: str
+    found: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look for everything that training, export, engines and streams can use on this machine."""
+    return [
+        Finding("fcn_edge", True, f"{__version__}, Python {platform.python_version()}, {platform.machine()}"),
+        _native(),
+        *_opencv(),
+        _package("openvino", "CPU engine", "pip install 'fcn-edge[cpu]'"),
+        _package("onnx", "reading .onnx files", "pip install 'fcn-edge[cpu]'"),
+        _package("torch", "training and export", "pip install 'fcn-edge[train]'"),
+        _package("onnxruntime", "verifying exports", "pip install 'fcn-edge[train]'"),
+        _gpu(),
+        _tensorrt(),
+        _package("pycuda", "GPU engine", "pip install 'fcn-edge[gpu]' (needs the CUDA toolkit's headers)"),
+        *_power_mode(),
+    ]
+
+
+def _native() -> Finding:
+    target = native_target()
+    if target:
+        return Finding("fused head (C++)", True, f"instruction set {target}")
+    remedy = "reinstall with a C++17 compiler present: pip install --force-reinstall --no-deps fcn-edge"
+    return Finding("fused head (C++)", False, "not built; NumPy is used, which is many times slower", remedy)
+
+
+def _opencv() -> list[Finding]:
+    try:
+        cv2 = require_cv2()
+    except MissingError as exc:
+        return [Finding("OpenCV", False, "not importable", str(exc))]
+    findings = [Finding("OpenCV", True, str(cv2.__version__))]
+    build = cv2.getBuildInformation()
+    needs = {
+        "FFMPEG": ("video files and rtsp://", "use pip's opencv-python or a build with FFmpeg"),
+        "GStreamer": ("csi:// cameras", "on a Jetson use the system's python3-opencv; pip's OpenCV has no GStreamer"),
+    }
+    for name, (use, remedy) in needs.items():
+        line = next((line for line in build.splitlines() if line.strip().startswith(f"{name}:")), "")
+        found = "YES" in line
+        findings.append(Finding(f"OpenCV with {name}", found, use, "" if found else remedy))
+    return findings
+
+
+def _package(name: str, use: str, remedy: str) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return Finding(name, False, use, remedy)
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = "version unknown"
+    return Finding(name, True, f"{version}, {use}")
+
+
+def _gpu() -> Finding:
+    remedy = "install NVIDIA's driver, or use the CPU engine (.onnx models)"
+    library = ctypes.util.find_library("cuda")
+    if library is None:
+        return Finding("NVIDIA GPU", False, "no CUDA driver", remedy)
+    driver, count = ctypes.CDLL(library), ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return Finding("NVIDIA GPU", False, "CUDA driver without a device", remedy)
+    name, major, minor = ctypes.create_string_buffer(128), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetName(name, 128, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    return Finding("NVIDIA GPU", True, f"{name.value.decode()}, sm_{major.value}{minor.value}, {count.value} device(s)")
+
+
+def _tensorrt() -> Finding:
+    found = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
+    if not found:
+        remedy = "on a Jetson it comes with JetPack 6 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
+        return Finding("TensorRT", False, "GPU engines", remedy)
+    return _package(found[0], "GPU engines", "")
+
+
+def _power_mode() -> list[Finding]:
+    """On a Jetson, the power mode: clocks decide its latency."""
+    if shutil.which("nvpmodel") is None:
+        return []
+    output = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False).stdout
+    mode = next((line.partition(":")[2].strip() for line in output.splitlines() if "Power Mode" in line), "unknown")
+    return [Finding("power mode", True, mode, "for full clocks: sudo nvpmodel -m 0 && sudo jetson_clocks")]

@@ -1,0 +1,172 @@
+"""What turns a frame into labels: what every engine can do and how one is opened; knows nothing about any backend."""
+
+from __future__ import annotations
+
+import abc
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from ..contract import Contract
+from ..errors import EngineError, MissingError, ModelError, UsageError
+from ..pixels import Image, Labels, fit_image, restore_labels
+
+PRECISION_HINTS = ("f32", "bf16")
+MAX_THREADS = 1024
+_MODELS = Path(__file__).parent.parent / "models"
+_Engine = TypeVar("_Engine", bound="Engine")  # typing.Self needs Python 3.11
+
+
+class Engine(abc.ABC):
+    """A model that is ready to run; a context manager that frees what it holds.
+
+    Attributes:
+        contract: what it expects and what its answers mean.
+        backend: what runs it, such as ``openvino``.
+        precision: ``fp32``, ``fp16`` or ``int8``: a property of the file.
+        stages_ms: milliseconds of the last :meth:`infer` by stage: ``resize``, ``network``, ``head``, ``restore``.
+    """
+
+    backend: str
+
+    def __init__(self, contract: Contract, precision: str) -> None:
+        self.contract = contract
+        self.precision = precision
+        self.stages_ms: dict[str, float] = {}
+
+    def infer(self, frame_bgr: Image) -> Labels:
+        """Segment a frame.
+
+        Args:
+            frame_bgr: uint8 ``[height, width, 3]`` BGR of any size; it is read, not kept. Grey-scale and BGRA are
+                converted.
+
+        Returns:
+            uint8 ``[height, width]`` class ids of the frame's size, in memory of its own: the caller may keep it.
+
+        Raises:
+            UsageError: if the frame is no such array.
+            EngineError: if the backend fails.
+        """
+        started = time.perf_counter()
+        image = fit_image(frame_bgr, self.contract.size_hw)
+        fitted = time.perf_counter()
+        labels, head_s = self._segment(image)
+        segmented = time.perf_counter()
+        height, width = frame_bgr.shape[:2]
+        restored = restore_labels(labels, (height, width))
+        self.stages_ms = {
+            "resize": (fitted - started) * 1e3,
+            "network": (segmented - fitted - head_s) * 1e3,
+            "head": head_s * 1e3,
+            "restore": (time.perf_counter() - segmented) * 1e3,
+        }
+        return restored
+
+    @abc.abstractmethod
+    def _segment(self, image_bgr: Image) -> tuple[Labels, float]:
+        """Labels uint8 ``[*size_hw]`` in memory of their own, and the seconds that the head took.
+
+        ``image_bgr`` is uint8 ``[*size_hw, 3]`` and contiguous.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Free what the engine holds; may be called more than once."""
+
+    def __enter__(self: _Engine) -> _Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def open_engine(model: str | Path, *, threads: int | None = None, precision_hint: str | None = None) -> Engine:
+    """Open a model for inference.
+
+    Args:
+        model: an ``.onnx`` file that ``fcn-edge export`` wrote, the name of a model that ships with the package, or
+            ``echo://`` for the test double that needs no model.
+        threads: how many threads the CPU may use; None: one for each physical core that this process may run on.
+        precision_hint: arithmetic of what the file leaves in floating point: ``f32`` (also when None), or ``bf16``,
+            which is faster on some CPUs and changes a few labels.
+
+    Raises:
+        UsageError: if the model's name, ``threads`` or ``precision_hint`` means nothing.
+        ModelError: if the file is missing, damaged or not a model of this project.
+        MissingError: if the backend that it needs is not installed.
+    """
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"an engine cannot use {threads} threads; give 1 to {MAX_THREADS}")
+    if precision_hint not in (None, *PRECISION_HINTS):
+        raise UsageError(f"precision hint '{precision_hint}' is unknown; expected one of {', '.join(PRECISION_HINTS)}")
+    if str(model).startswith("echo://"):
+        from .engine_echo import open_echo
+
+        return open_echo(str(model))
+    path = _path(str(model))
+    if path.suffix == ".engine":
+        raise MissingError(
+            f"{path.name} needs the TensorRT runtime, which this release does not have yet; run the .onnx file that it "
+            "was built from instead"
+        )
+    from .engine_openvino import OpenVinoEngine
+
+    return OpenVinoEngine(path, threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models that ship with the package: name -> ``.onnx`` file."""
+    return {path.stem: path for path in sorted(_MODELS.glob("*.onnx"))}
+
+
+def physical_cores() -> int:
+    """How many physical cores this process may run on: hyper-threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)
+
+
+def check_labels(labels: Labels, size_hw: tuple[int, int], num_classes: int) -> None:
+    """Refuse what no engine may answer.
+
+    Raises:
+        EngineError: if the labels have another type or size than the frame, or ids that are no class.
+    """
+    if labels.dtype != "uint8" or labels.shape != size_hw:
+        raise EngineError(
+            f"the engine answered with {labels.dtype} {list(labels.shape)} for a frame of {size_hw[0]}x{size_hw[1]}; "
+            "expected uint8 of the frame's size"
+        )
+    if int(labels.max()) >= num_classes:
+        raise EngineError(f"the engine answered with class {labels.max()}; the contract has {num_classes} classes")
+
+
+def _path(model: str) -> Path:
+    """The file that a ``MODEL`` argument names."""
+    shipped = shipped_models()
+    if model in shipped:
+        return shipped[model]
+    path = Path(model)
+    if path.suffix == ".pt":
+        raise UsageError(
+            f"{model} is a checkpoint, which is trained but not run on a stream; "
+            f"export it first: fcn-edge export {model} -o {path.with_suffix('.onnx')}"
+        )
+    if path.suffix not in (".onnx", ".engine"):
+        names = ", ".join(shipped) or "none yet"
+        raise UsageError(
+            f"model '{model}' is unknown; expected a file that ends in .onnx or .engine, "
+            f"or a model that ships with this release ({names})"
+        )
+    if not path.is_file():
+        raise ModelError(f"model file {model} does not exist; write one with: fcn-edge export CHECKPOINT -o FILE.onnx")
+    return path

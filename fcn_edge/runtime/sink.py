@@ -1,0 +1,150 @@
+"""Where results go: what every sink can do and how one is opened; knows nothing about sources and engines."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from ..contract import Contract
+from ..errors import UsageError
+from .frame import Result
+
+_EXPECTED = "a video file (.mp4, .mov, .mkv, .avi), a folder, null:// or show://"
+_NO_FOLDERS = (".gif", ".webm", ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".txt", ".json", ".onnx", ".pt")
+_Sink = TypeVar("_Sink", bound="Sink")  # typing.Self needs Python 3.11
+
+
+class Sink(abc.ABC):
+    """Takes results one after another; a context manager that finishes what was written.
+
+    Attributes:
+        needs_picture: whether results must come with a picture.
+        wants_stop: whether the one who looks on has asked to stop, such as by closing a window.
+    """
+
+    needs_picture = True
+    wants_stop = False
+
+    @abc.abstractmethod
+    def write(self, result: Result) -> None:
+        """Take a result; its arrays are not kept.
+
+        Raises:
+            SinkError: if it cannot be written.
+        """
+
+    def close(self, keep: bool = True) -> None:  # noqa: B027
+        """Finish; may be called more than once.
+
+        Args:
+            keep: False discards what would be incomplete, such as a video in the middle of which an error occurred.
+
+        Raises:
+            SinkError: if what was written cannot be finished.
+        """
+
+    def __enter__(self: _Sink) -> _Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        # Ctrl-C is a way to end a recording, an error is not.
+        self.close(keep=kind is None or issubclass(kind, KeyboardInterrupt))
+
+
+class NullSink(Sink):
+    """Takes everything and keeps nothing; no picture is drawn for it."""
+
+    needs_picture = False
+
+    def write(self, result: Result) -> None:
+        """Do nothing."""
+
+
+class TeeSink(Sink):
+    """Several sinks as one.
+
+    Args:
+        sinks: the sinks; they are closed with this one.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+        self.needs_picture = any(sink.needs_picture for sink in sinks)
+
+    @property
+    def wants_stop(self) -> bool:  # type: ignore[override]
+        """Whether one of them wants to stop."""
+        return any(sink.wants_stop for sink in self._sinks)
+
+    def write(self, result: Result) -> None:
+        """Hand the result to each."""
+        for sink in self._sinks:
+            sink.write(result)
+
+    def close(self, keep: bool = True) -> None:
+        """Close each, also where closing another fails; the first failure is raised."""
+        _close_all(self._sinks, keep)
+
+
+def open_sink(
+    spec: str | Path | Sequence[str | Path], *, contract: Contract, fps: float = 30.0, force: bool = False
+) -> Sink:
+    """Open a sink. Nothing appears on disk before the first result is written.
+
+    Args:
+        spec: a video file, a folder (``NAME_overlay.png`` and ``NAME_labels.png`` for each frame), ``null://``,
+            ``show://`` (a window), or several of them.
+        contract: what the labels mean; it names the window.
+        fps: rate at which a video plays.
+        force: whether what exists may be overwritten.
+
+    Returns:
+        The opened sink; close it, or use it in a ``with``.
+
+    Raises:
+        UsageError: if ``spec`` means nothing, or exists and ``force`` is not given.
+        MissingError: if OpenCV is missing, or has no window to show.
+        SinkError: if the place cannot be written to.
+    """
+    if not isinstance(spec, (str, Path)):
+        opened: list[Sink] = []
+        try:
+            for one in spec:
+                opened.append(open_sink(one, contract=contract, fps=fps, force=force))
+        except BaseException:
+            _close_all(opened, keep=False)
+            raise
+        return TeeSink(opened)
+    text = str(spec)
+    if text == "null://":
+        return NullSink()
+    if text == "show://":
+        from .sink_window import WindowSink
+
+        return WindowSink(f"fcn-edge {contract.model}")
+    path = Path(text)
+    if not text or "://" in text:
+        raise UsageError(f"sink '{text}' is unknown; expected {_EXPECTED}")
+    from .sink_video import CODECS, VideoSink
+
+    if path.suffix.lower() in CODECS:
+        return VideoSink(path, fps, force)
+    if path.suffix.lower() in _NO_FOLDERS and not path.is_dir():
+        raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED}")
+    from .sink_folder import FolderSink
+
+    return FolderSink(path, force)
+
+
+def _close_all(sinks: Sequence[Sink], keep: bool) -> None:
+    errors = []
+    for sink in sinks:
+        try:
+            sink.close(keep)
+        except Exception as exc:  # noqa: BLE001
+            errors.append(exc)  # one sink's failure must not cost another its file
+    if errors:
+        raise errors[0]

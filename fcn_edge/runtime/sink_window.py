@@ -1,0 +1,57 @@
+"""A window as a sink; knows nothing about files."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import MissingError
+from ..pixels import require_cv2
+from .frame import Result
+from .sink import Sink
+
+_STOP_KEYS = (27, ord("q"))
+
+
+class WindowSink(Sink):
+    """Shows pictures in a window; ``q``, Esc or closing it asks the stream to stop.
+
+    Args:
+        title: title of the window.
+
+    Raises:
+        MissingError: if there is no screen, or this build of OpenCV has no windows.
+    """
+
+    def __init__(self, title: str) -> None:
+        # Qt ends the whole process where there is no screen, so OpenCV must not be asked.
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise MissingError("there is no screen to show a window on (DISPLAY is not set); stream to a file instead")
+        cv2 = require_cv2()
+        self._title = title
+        try:
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        except cv2.error as exc:
+            raise MissingError(
+                "this build of OpenCV has no windows; install one with them: pip install opencv-python"
+            ) from exc
+        self._is_open = True
+
+    def write(self, result: Result) -> None:
+        """Show the picture and look for a key."""
+        cv2 = require_cv2()
+        if result.picture_bgr is not None and self._is_open:
+            cv2.imshow(self._title, result.picture_bgr)
+            key = cv2.waitKey(1)
+            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+            self.wants_stop = self.wants_stop or key in _STOP_KEYS or not visible
+
+    def close(self, keep: bool = True) -> None:
+        """Close the window."""
+        if self._is_open:
+            self._is_open = False
+            cv2 = require_cv2()
+            try:
+                cv2.destroyWindow(self._title)
+            except cv2.error:  # the user has closed it
+                return

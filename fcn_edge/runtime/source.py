@@ -1,0 +1,146 @@
+"""Where frames come from: what every source can do and how one is opened; knows nothing about engines and sinks."""
+
+from __future__ import annotations
+
+import abc
+import glob
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from ..errors import SourceError, UsageError
+from ..pixels import IMAGE_SUFFIXES, Image
+from .frame import Frame
+
+NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+_Source = TypeVar("_Source", bound="Source")  # typing.Self needs Python 3.11
+_EXPECTED = (
+    "a video file, a folder or glob of images, a camera (0, /dev/video0, csi://0, rtsp://...), synthetic://street"
+)
+
+
+class Source(abc.ABC):
+    """Frames, one after another; a context manager that frees the device or file.
+
+    ``for frame in source`` ends where the source ends. One thread reads it at a time.
+
+    Attributes:
+        name: what it was opened from, without passwords: fit for logs and reports.
+        fps: frames for each second that it plays at.
+        size_hw: (height, width) of its first frame; later ones may differ.
+        frame_count: how many frames it has as far as is known beforehand; None if endless.
+        is_live: whether frames are lost when nobody reads them.
+        note: a sentence on how it ended, where there is something to say; else empty.
+    """
+
+    def __init__(
+        self, name: str, fps: float, size_hw: tuple[int, int], frame_count: int | None, is_live: bool = False
+    ) -> None:
+        self.name = name
+        self.fps = fps
+        self.size_hw = size_hw
+        self.frame_count = frame_count
+        self.is_live = is_live
+        self.note = ""
+        self._next_index = 0
+
+    @abc.abstractmethod
+    def read(self) -> Frame | None:
+        """The next frame, or None at the end.
+
+        Raises:
+            SourceError: if the next frame is there but cannot be read.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Free what the source holds; may be called more than once."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+    def __enter__(self: _Source) -> _Source:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _frame(self, image_bgr: Image, name: str = "") -> Frame:
+        """Number and time-stamp an image that has just arrived."""
+        index = self._next_index
+        self._next_index += 1
+        return Frame(image_bgr, index, time.monotonic_ns(), name or f"{index:06d}")
+
+
+def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
+    """Open a source of frames.
+
+    Args:
+        spec: a video file, a folder of images or a glob (in natural order of their names), one image, a camera (``0``,
+            ``/dev/video0``, ``csi://0``, ``rtsp://...``), or
+            ``synthetic://street[?seed=0&size=360x480&fps=30&frames=300&live=1]``, endless unless ``frames`` is given.
+        fps: rate to play at, in place of the source's own (a video file) or of 15 (images).
+
+    Returns:
+        The opened source; close it, or use it in a ``with``.
+
+    Raises:
+        UsageError: if ``spec`` or ``fps`` means nothing.
+        SourceError: if it means something that is not there, is broken or does not answer.
+        MissingError: if OpenCV is not installed.
+    """
+    if fps is not None and not 0 < fps <= 1000:
+        raise UsageError(f"a source cannot play at {fps} frames a second; give more than 0 and at most 1000")
+    text = str(spec)
+    scheme, has_scheme, rest = text.partition("://")
+    if has_scheme:
+        return _open_url(text, scheme.lower(), rest, fps)
+    if re.fullmatch(r"\d+|/dev/video\d+", text):
+        from .source_video import open_camera
+
+        return open_camera(text)
+    path = Path(text)
+    if not path.exists() and glob.has_magic(text):
+        # glob.glob, as Path.glob takes no absolute pattern.
+        paths = [Path(found) for found in glob.glob(text, recursive=True)]  # noqa: PTH207
+        return _open_images(paths, text, f"no image matches {text}; quote the glob so that the shell leaves it", fps)
+    if path.is_dir():
+        return _open_images(list(path.iterdir()), text, f"folder {text} holds no image", fps)
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        return _open_images([path], text, "", fps)
+    if not path.is_file():
+        raise SourceError(f"source {text or '(empty)'} does not exist; expected {_EXPECTED}")
+    from .source_video import open_video
+
+    return open_video(path, fps)
+
+
+def redact(text: str) -> str:
+    """``text`` without passwords: ``rtsp://user:pw@host`` becomes ``rtsp://***@host``, ``password=x`` ``password=***``."""
+    # Up to the last @ of the word: a password may itself hold @ or /.
+    text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s'\"]*@", r"\1***@", text)
+    return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)
+
+
+def _open_url(text: str, scheme: str, rest: str, fps: float | None) -> Source:
+    if scheme == "synthetic":
+        from .source_synthetic import open_synthetic
+
+        return open_synthetic(rest, fps)
+    if scheme == "csi" or scheme in NETWORK_SCHEMES:
+        from .source_video import open_camera
+
+        return open_camera(text)
+    raise UsageError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
+
+
+def _open_images(paths: list[Path], name: str, nothing: str, fps: float | None) -> Source:
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not images:
+        raise SourceError(f"{nothing} ({len(paths)} other files); expected {', '.join(IMAGE_SUFFIXES)}")
+    from .source_images import ImageSource
+
+    return ImageSource(images, name, fps)

@@ -1,0 +1,149 @@
+"""Video files and cameras through OpenCV as sources; knows nothing about what is done with the frames."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceError
+from ..pixels import Image, require_cv2
+from .frame import Frame
+from .opencv_io import has_backend, quiet_cv2
+from .source import Source, redact
+
+TIMEOUT_MS = 5000
+CLOSE_TIMEOUT_S = 2.0
+DEFAULT_FPS = 30.0
+_CSI_SIZE_HW = (720, 1280)
+
+
+class CaptureSource(Source):
+    """What ``cv2.VideoCapture`` reads: a file, which loses no frame, or a camera, which is live.
+
+    Args:
+        capture: an opened ``cv2.VideoCapture``; it is released with the source.
+        name: for messages, without passwords.
+        fps: rate to play at, in place of the one that the capture declares.
+        is_live: whether it is a camera.
+
+    Raises:
+        SourceError: if not even one frame can be read.
+    """
+
+    def __init__(self, capture: Any, name: str, fps: float | None = None, is_live: bool = False) -> None:
+        cv2 = require_cv2()
+        self._capture = capture
+        self._in_use = threading.Lock()
+        self._first = self._grab()
+        if self._first is None:
+            capture.release()
+            raise SourceError(f"{name} was opened but gives no frame; " + _remedy(is_live))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        declared = capture.get(cv2.CAP_PROP_FPS)
+        usable = math.isfinite(declared) and 0 < declared <= 1000
+        super().__init__(
+            name,
+            fps or (declared if usable else DEFAULT_FPS),
+            (self._first.shape[0], self._first.shape[1]),
+            count if count > 0 and not is_live else None,
+            is_live,
+        )
+
+    def read(self) -> Frame | None:
+        """The next frame, or None when the file has ended or the camera gives no more."""
+        image, self._first = (self._first if self._first is not None else self._grab()), None
+        if image is not None:
+            return self._frame(image)
+        if self.is_live:
+            self.note = f"{self.name} gives no more frames"
+        elif self.frame_count and self._next_index < 0.98 * self.frame_count - 1:  # the count is often an estimate
+            self.note = f"{self.name} ended after {self._next_index} of {self.frame_count} frames: the file is cut off"
+        return None
+
+    def close(self) -> None:
+        """Release the capture; one that another thread is blocked in is left behind: to release it would crash."""
+        if self._in_use.acquire(timeout=CLOSE_TIMEOUT_S):
+            self._capture.release()
+            self._in_use.release()
+
+    def _grab(self) -> Image | None:
+        with self._in_use, quiet_cv2():
+            found, image = self._capture.read()
+        return image if found else None
+
+
+def open_video(path: Path, fps: float | None = None) -> CaptureSource:
+    """Open a video file.
+
+    Raises:
+        SourceError: if it is no video that this build of OpenCV can read.
+    """
+    with quiet_cv2() as cv2:
+        api = cv2.CAP_FFMPEG if has_backend(cv2, cv2.CAP_FFMPEG) else cv2.CAP_ANY
+        capture = cv2.VideoCapture(str(path), api)
+    if not capture.isOpened():
+        raise SourceError(f"{path} ({path.stat().st_size} bytes) is no readable video; {_remedy(is_live=False)}")
+    return CaptureSource(capture, str(path), fps)
+
+
+def open_camera(spec: str) -> CaptureSource:
+    """Open a camera: ``0`` or ``/dev/video0``, ``csi://0``, or a network address.
+
+    Raises:
+        SourceError: if it is not there or does not answer, or this build of OpenCV lacks what it needs.
+    """
+    name = redact(spec)
+    with quiet_cv2() as cv2:
+        if spec.startswith("csi://"):
+            if not has_backend(cv2, cv2.CAP_GSTREAMER):
+                raise SourceError(
+                    f"{name} needs OpenCV with GStreamer, and this build ({cv2.__version__}) has none: on a Jetson run "
+                    "'pip uninstall opencv-python' and 'sudo apt install python3-opencv', elsewhere build OpenCV with "
+                    "-DWITH_GSTREAMER=ON"
+                )
+            capture = cv2.VideoCapture(csi_pipeline(spec), cv2.CAP_GSTREAMER)
+        elif "://" in spec:
+            # The time-outs work with this backend only; without them open and read block for 30 s or for ever.
+            timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+            capture = cv2.VideoCapture(spec, cv2.CAP_FFMPEG, timeouts)
+        else:
+            device = int(spec) if spec.isdecimal() else spec
+            if isinstance(device, str) and not Path(device).exists():
+                raise SourceError(f"camera {name} does not exist; {_cameras()}")
+            capture = cv2.VideoCapture(device)
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one from seconds ago
+    if not capture.isOpened():
+        raise SourceError(f"{name} cannot be opened; {_remedy(is_live=True) if '://' in spec else _cameras()}")
+    return CaptureSource(capture, name, is_live=True)
+
+
+def csi_pipeline(spec: str) -> str:
+    """GStreamer's pipeline for ``csi://<sensor>``, a camera on a Jetson's ribbon cable.
+
+    Raises:
+        SourceError: if the sensor is not a number.
+    """
+    sensor = spec.partition("://")[2] or "0"
+    if not re.fullmatch(r"\d+", sensor):
+        raise SourceError(f"{spec} names no CSI sensor; expected csi://0, csi://1, ...")
+    height, width = _CSI_SIZE_HW
+    return (
+        f"nvarguscamerasrc sensor-id={sensor} ! "
+        f"video/x-raw(memory:NVMM), width={width}, height={height}, framerate=30/1 ! nvvidconv ! "
+        "video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! "
+        "appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def _remedy(is_live: bool) -> str:
+    if is_live:
+        return "check the address, the user and password, the network, and that no other program holds the camera"
+    return "check that it plays elsewhere; a recording that was interrupted often lacks its index"
+
+
+def _cameras() -> str:
+    found = sorted(str(path) for path in Path("/dev").glob("video*"))
+    return f"cameras on this machine: {', '.join(found) or 'none'}"

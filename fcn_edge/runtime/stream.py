@@ -1,0 +1,123 @@
+"""The stream: source, engine, overlay and sink in one loop; knows nothing about what any of them is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from ..errors import UsageError
+from .engine import Engine, check_labels
+from .frame import Result
+from .measure import Meter, StreamStatus, StreamSummary
+from .overlay import Overlay
+from .reader import Reader
+from .sink import Sink
+from .source import Source
+
+_POLL_S = 0.1
+
+
+def run(
+    source: Source,
+    engine: Engine,
+    sink: Sink,
+    *,
+    overlay: Overlay | None = None,
+    max_frames: int | None = None,
+    on_status: Callable[[StreamStatus], None] | None = None,
+    status_every_s: float = 2.0,
+) -> StreamSummary:
+    """Stream a source through an engine into a sink until it ends, ``max_frames`` are through, or Ctrl-C or SIGTERM.
+
+    A thread reads ahead; everything else happens in the caller's thread, frame by frame and in order. A file loses no
+    frame; of a live source the newest is taken. The sink is closed here, so that its failure is not overlooked: whole
+    at the end and after a signal; on an error a recording of a live source is kept and one that can be made again is
+    discarded. Source and engine stay open.
+
+    Args:
+        source: where frames come from.
+        engine: what labels them.
+        sink: where results go.
+        overlay: what draws the pictures; None: an :class:`Overlay` as it comes.
+        max_frames: how many results to make at most.
+        on_status: called about every ``status_every_s`` seconds.
+        status_every_s: seconds between two calls of ``on_status``.
+
+    Returns:
+        What became of the stream.
+
+    Raises:
+        UsageError: if ``max_frames`` is less than 1.
+        Exception: what source, engine, overlay, sink or ``on_status`` raised; it ends the stream at once.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
+    overlay = overlay or Overlay(engine.contract)
+    meter = Meter(source.frame_count)
+    with _stop_on_signals() as stop, _closing(sink, source.is_live), Reader(source) as reader:
+        while True:
+            frame, dropped = reader.take(_POLL_S)
+            if stop.requested or sink.wants_stop:
+                ended = "signal"
+                break
+            if frame is not None:
+                started = time.perf_counter()
+                labels = engine.infer(frame.image_bgr)
+                latency_s = time.perf_counter() - started
+                check_labels(labels, frame.image_bgr.shape[:2], engine.contract.num_classes)
+                picture = overlay.draw(frame.image_bgr, labels) if sink.needs_picture else None
+                sink.write(Result(frame, labels, picture, dropped - meter.dropped))
+                meter.dropped = dropped
+                meter.add(frame, latency_s)
+            elif reader.has_ended:
+                ended = "source_lost" if source.is_live and source.frame_count is None else "eof"
+                break
+            if meter.frames_out == max_frames:
+                ended = "limit"
+                break
+            if on_status is not None and meter.seconds_since_status() >= status_every_s:
+                on_status(meter.status())
+    return meter.summary(ended)
+
+
+class _Stop:
+    """Whether someone has asked to stop."""
+
+    requested = False
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[_Stop]:
+    """Let the first SIGINT or SIGTERM ask to stop, and a second one interrupt at once; in the main thread only."""
+    stop = _Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _closing(sink: Sink, is_live: bool) -> Iterator[None]:
+    """Close the sink at the end; after an error the caller gets that error, not one of closing."""
+    try:
+        yield
+    except BaseException as exc:
+        with contextlib.suppress(Exception):
+            sink.close(keep=is_live or isinstance(exc, KeyboardInterrupt))
+        raise
+    sink.close()

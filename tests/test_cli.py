@@ -1,0 +1,174 @@
+"""The command line: every command on bad input gives a sentence and the documented exit code, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fcn_edge import street
+from fcn_edge.cli import main
+
+USAGE, ENVIRONMENT, MODEL, SOURCE = 2, 3, 4, 5
+
+
+def call(*argv: object) -> int:
+    try:
+        return main([str(arg) for arg in argv])
+    except SystemExit as exc:  # argparse's way out
+        return int(exc.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny data set, a checkpoint of one epoch and its export."""
+    home = tmp_path_factory.mktemp("trained")
+    street.write_dataset(home / "data", train=4, val=2, size_hw=(64, 96), seed=1)
+    assert call("train", "--data", home / "data", "--out", home / "run", "--model", "fcn8s-edge-n", "--epochs", 1,
+                "--batch", 2, "--threads", 1) == 0  # fmt: skip
+    assert call("export", home / "run" / "best.pt", "-o", home / "model.onnx") == 0
+    return home
+
+
+@pytest.fixture
+def bad(trained: Path, tmp_path: Path) -> Path:
+    """A folder of files that are not what they seem."""
+    checkpoint, model = (trained / "run" / "best.pt").read_bytes(), (trained / "model.onnx").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
+    (tmp_path / "cut.onnx").write_bytes(model[: len(model) // 2])
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.onnx").write_text("this is no model\n" * 40)
+    (tmp_path / "text.pt").write_text("this is no checkpoint\n" * 40)
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 40)
+    (tmp_path / "text.engine").write_text("this is no engine\n" * 40)
+    (tmp_path / "no_images").mkdir()
+    image = cv2.imencode(".png", np.zeros((64, 96, 3), np.uint8))[1].tobytes()
+    for folder in ("images/train", "images/val", "masks/train", "masks/val", "frames"):
+        (tmp_path / "broken" / folder).mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / "broken" / "images" / split / "a.png").write_bytes(image[: len(image) // 2])
+        (tmp_path / "broken" / "masks" / split / "a.png").write_bytes(
+            cv2.imencode(".png", np.zeros((64, 96), np.uint8))[1].tobytes()
+        )
+    (tmp_path / "broken" / "classes.json").write_text('{"names": ["road"]}')
+    (tmp_path / "broken" / "frames" / "0.png").write_bytes(image)
+    (tmp_path / "broken" / "frames" / "1.png").write_bytes(image[: len(image) // 2])
+    return tmp_path
+
+
+# Arguments, with {bad} and {good} for the two folders and {out} for a place that must stay empty; exit code; a word that
+# the sentence must hold.
+CASES = [
+    ("train --data {bad}/missing --out {out}", USAGE, "missing"),
+    ("train --data {bad}/no_images --out {out}", USAGE, "layout"),
+    ("train --data {bad}/broken --out {out}", USAGE, "a.png"),
+    ("train --data {good}/data --model nonsense --out {out}", USAGE, "nonsense"),
+    ("train --data {good}/data --size 0x0 --out {out}", USAGE, "0x0"),
+    ("train --data {good}/data --size 1000000x1000000 --out {out}", USAGE, "1000000"),
+    ("train --data {good}/data --size large --out {out}", USAGE, "large"),
+    ("train --data {good}/data --epochs 0 --out {out}", USAGE, "0"),
+    ("train --data {good}/data --holdout nothing --out {out}", USAGE, "nothing"),
+    ("train --data {good}/data --classes Road,Unicorn --out {out}", USAGE, "Unicorn"),
+    ("train --data {good}/data --config {bad}/missing.toml --out {out}", USAGE, "missing.toml"),
+    ("train --data {good}/data --config {bad}/text.pt --out {out}", USAGE, "text.pt"),
+    ("train --data {good}/data --init {bad}/text.pt --out {out}", MODEL, "text.pt"),
+    ("eval {bad}/missing.pt --data {good}/data", MODEL, "missing.pt"),
+    ("eval {bad}/missing.onnx --data {good}/data", MODEL, "missing.onnx"),
+    ("eval {bad}/cut.pt --data {good}/data", MODEL, "cut.pt"),
+    ("eval {bad}/cut.onnx --data {good}/data", MODEL, "cut.onnx"),
+    ("eval {bad}/empty.pt --data {good}/data", MODEL, "empty.pt"),
+    ("eval {bad}/empty.onnx --data {good}/data", MODEL, "empty.onnx"),
+    ("eval {bad}/text.onnx --data {good}/data", MODEL, "text.onnx"),
+    ("eval nonsense --data {good}/data", USAGE, "nonsense"),
+    ("eval {good}/model.onnx --data {bad}/missing", USAGE, "missing"),
+    ("eval {good}/model.onnx --data {good}/data --split nowhere", USAGE, "nowhere"),
+    ("eval {good}/model.onnx --data {bad}/broken", USAGE, ""),
+    ("export {bad}/missing.pt -o {out}/x.onnx", MODEL, "missing.pt"),
+    ("export {bad}/cut.pt -o {out}/x.onnx", MODEL, "cut.pt"),
+    ("export {bad}/text.pt -o {out}/x.onnx", MODEL, "text.pt"),
+    ("export {good}/run/best.pt -o {out}/x.onnx --size 0x0", USAGE, "0x0"),
+    ("export {good}/run/best.pt -o {out}/x.onnx --size 1000000x1000000", USAGE, "1000000"),
+    ("export {good}/run/best.pt -o {good}/model.onnx", USAGE, "--force"),
+    ("stream {bad}/missing.onnx synthetic://street {out}/x.mp4", MODEL, "missing.onnx"),
+    ("stream {bad}/cut.onnx synthetic://street {out}/x.mp4", MODEL, "cut.onnx"),
+    ("stream {bad}/text.onnx synthetic://street {out}/x.mp4", MODEL, "text.onnx"),
+    ("stream nonsense synthetic://street {out}/x.mp4", USAGE, "nonsense"),
+    ("stream {good}/model.onnx {bad}/missing.mp4 {out}/x.mp4", SOURCE, "missing.mp4"),
+    ("stream {good}/model.onnx {bad}/text.mp4 {out}/x.mp4", SOURCE, "text.mp4"),
+    ("stream {good}/model.onnx {bad}/no_images {out}/x.mp4", SOURCE, "no_images"),
+    ("stream {good}/model.onnx {bad}/*.tiff {out}/x.mp4", SOURCE, "tiff"),
+    ("stream {good}/model.onnx {bad}/broken/frames {out}/x.mp4", SOURCE, "1.png"),
+    ("stream {good}/model.onnx synthetic://street?size=0x0 {out}/x.mp4", SOURCE, "0x0"),
+    ("stream {good}/model.onnx synthetic://street?size=1000000x1000000 {out}/x.mp4", SOURCE, "1000000"),
+    ("stream {good}/model.onnx synthetic://street {out}/x.xyz", USAGE, "xyz"),
+    ("bench {bad}/missing.onnx -o {out}", MODEL, "missing.onnx"),
+    ("bench {bad}/text.onnx -o {out}", MODEL, "text.onnx"),
+    ("bench nonsense -o {out}", USAGE, "nonsense"),
+    ("bench {good}/model.onnx --duration soon -o {out}", USAGE, "soon"),
+    ("inspect {bad}/missing.onnx", MODEL, "missing.onnx"),
+    ("inspect {bad}/cut.onnx", MODEL, "cut.onnx"),
+    ("inspect {bad}/cut.pt", MODEL, "cut.pt"),
+    ("inspect {bad}/text.onnx", MODEL, "text.onnx"),
+    ("inspect {bad}/text.engine", MODEL, "text.engine"),
+    ("demo --minutes 0 --out {out}", USAGE, "0"),
+    ("nonsense", USAGE, "nonsense"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "code", "word"), CASES, ids=[case[0] for case in CASES])
+def test_bad_input(
+    line: str, code: int, word: str, bad: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    assert call(*line.format(bad=bad, good=trained, out=out).split()) == code
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert word in printed.err
+    assert not [path for path in out.rglob("*") if path.is_file()] if out.exists() else True
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_eval_json_is_one_object(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {}
+    for model in ("run/best.pt", "model.onnx"):
+        assert call("eval", trained / model, "--data", trained / "data", "--json") == 0
+        results[model] = json.loads(capsys.readouterr().out)
+    result = results["model.onnx"]
+    assert set(result) == {"model", "backend", "data", "split", "images", "miou", "pixel_accuracy", "per_class"}
+    assert result["images"] == 2
+    assert result["miou"] == pytest.approx(results["run/best.pt"]["miou"], abs=1e-3)
+
+
+def test_stream_json_and_video(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.mp4"
+    source = "synthetic://street?size=64x96&frames=9"
+    assert call("stream", trained / "model.onnx", source, out, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["frames_in"], summary["frames_out"], summary["ended"]) == (9, 9, "eof")
+    capture = cv2.VideoCapture(str(out))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    assert count == 9
+    assert call("stream", trained / "model.onnx", source, out) == USAGE  # nothing is overwritten without --force
+
+
+def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in ("run/best.pt", "model.onnx"):
+        assert call("inspect", trained / model, "--json") == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["contract"]["model"] == "fcn8s-edge-n"
+        assert facts["params"] == pytest.approx(0.99e6, rel=0.05)
+
+
+def test_doctor_names_a_remedy_for_each_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("doctor", "--json") == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert {"fcn_edge", "OpenCV", "openvino", "NVIDIA GPU", "TensorRT"} <= {entry["name"] for entry in findings}
+    assert all(entry["remedy"] for entry in findings if not entry["found"])
