@@ -1,0 +1,114 @@
+"""The whole of ``fcn-edge bench``: models in, one JSON object out; knows nothing about the command line or reports."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dataset import Dataset, read_sample
+from ..errors import MissingError
+from ..pixels import Image
+from ..runtime.engine import Engine, physical_cores
+from .accuracy import check_classes, evaluate
+from .engines import facts_of, open_any_engine, open_reference
+from .latency import Candidate, measure_interleaved
+from .memory import peak_rss_mib_alone
+from .record import machine_facts
+
+FRAMES = 16
+
+OnStep = Callable[[str, int, int], None]
+"""Called as ``on_step(what, done, total)``."""
+
+
+def bench_models(
+    models: Sequence[str | Path],
+    *,
+    open_data: Callable[[Engine], Dataset] | None = None,
+    split: str = "val",
+    duration_s: float = 10.0,
+    threads: int | None = None,
+    device: str = "auto",
+    precision_hint: str | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Accuracy, latency and memory of models, side by side.
+
+    Args:
+        models: ``.pt`` or ``.onnx`` files, or names of models that ship with the package.
+        open_data: gives the data set, opened with an engine's choice of classes; None: latency on synthetic frames
+            of each model's own size, and no accuracy.
+        split: the split of the data set.
+        duration_s: seconds for which each model is timed.
+        threads: how many threads the CPU may use; None: one for each physical core.
+        device: where checkpoints run: ``auto``, ``cpu`` or ``cuda``.
+        precision_hint: for ``.onnx`` files, as :func:`fcn_edge.runtime.engine.open_engine` takes it.
+        on_step: called as the work goes on.
+
+    Returns:
+        The object that ``fcn-edge bench --json`` prints.
+
+    Raises:
+        UsageError: if a name, an option or the split means nothing.
+        ModelError: if a file is missing or damaged, or model and data set have different classes.
+        MissingError: if a backend is not installed.
+        GateError: if a model fails the check that comes before the timing.
+    """
+    with contextlib.ExitStack() as stack:
+        candidates = []
+        for model in models:
+            engine = stack.enter_context(
+                open_any_engine(model, threads=threads, device=device, precision_hint=precision_hint)
+            )
+            dataset = open_data(engine) if open_data else None
+            if dataset:
+                check_classes(engine, dataset, str(model))  # before the first model has cost minutes
+            params, gmacs = facts_of(model)
+            frames, origin = _frames(engine, dataset, split)
+            facts = {
+                "params": params,
+                "gmacs": gmacs,
+                "threads": threads or physical_cores(),
+                "frames_from": origin,
+                **_accuracy(engine, dataset, split, str(model), on_step),
+            }
+            candidates.append(Candidate(str(model), engine, frames, open_reference(model), facts))
+        results = measure_interleaved(candidates, duration_s, partial(on_step, "timing") if on_step else None)
+    for number, (candidate, result) in enumerate(zip(candidates, results, strict=True), 1):
+        height, width = result["frame_hw"]
+        result["rss_mib"] = peak_rss_mib_alone(candidate.model, (height, width), threads)
+        result["rss_of"] = "a process with this model alone"
+        if on_step:
+            on_step("memory", number, len(candidates))
+    return {"machine": machine_facts(), "results": results}
+
+
+def _accuracy(
+    engine: Engine, dataset: Dataset | None, split: str, model: str, on_step: OnStep | None
+) -> dict[str, Any]:
+    if dataset is None:
+        return {}
+    on_progress = partial(on_step, f"accuracy of {Path(model).name}") if on_step else None
+    found = evaluate(engine, dataset, split, on_progress, model)
+    return {key: found[key] for key in ("data", "split", "images", "miou", "pixel_accuracy")}
+
+
+def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[Image], str]:
+    """Frames to time with, uint8 ``[height, width, 3]`` BGR each, and where they are from."""
+    if dataset:
+        samples = dataset.samples(split)
+        chosen = samples[:: max(len(samples) // FRAMES, 1)][:FRAMES]
+        return [read_sample(dataset, sample)[0] for sample in chosen], f"{dataset.root} {split}"
+    size_hw = engine.contract.size_hw
+    try:
+        from ..street import draw_street
+
+        return [draw_street(0, index / 4, size_hw)[0] for index in range(FRAMES)], "synthetic://street"
+    except MissingError:  # no OpenCV to draw with: the time of a network does not depend on what a frame shows
+        random = np.random.default_rng(0)
+        return [random.integers(0, 256, (*size_hw, 3), np.uint8) for _ in range(FRAMES)], "noise"

@@ -1,0 +1,118 @@
+"""What a MODEL argument means to eval and bench: its engine, its size, its reference; knows nothing about time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import MissingError, ModelError
+from ..pixels import Image, Labels, fit_image, restore_labels
+from ..runtime.engine import Engine, open_engine, shipped_models
+
+Reference = Callable[[Image], Labels]
+"""Labels uint8 ``[height, width]`` of a frame uint8 ``[height, width, 3]``, by an independent implementation."""
+
+
+def open_any_engine(
+    model: str | Path, *, threads: int | None = None, device: str = "auto", precision_hint: str | None = None
+) -> Engine:
+    """Open a checkpoint with torch, and everything else as the runtime does.
+
+    Args:
+        model: a ``.pt`` file, or what :func:`fcn_edge.runtime.engine.open_engine` takes.
+        threads: how many threads the CPU may use; None: one for each physical core.
+        device: for a ``.pt`` file: ``cpu``, ``cuda``, or ``auto``: the GPU if there is one.
+        precision_hint: for an ``.onnx`` file: arithmetic of what the file leaves in floating point.
+
+    Raises:
+        UsageError: if the model's name or an option means nothing.
+        ModelError: if the file is missing, damaged or not a model of this project.
+        MissingError: if the backend that it needs is not installed.
+    """
+    if not _is_checkpoint(model):
+        return open_engine(model, threads=threads, precision_hint=precision_hint)
+    path = Path(model)
+    if not path.is_file():
+        raise ModelError(f"model file {model} does not exist; write one with: fcn-edge train --data DIR")
+    _require_torch(path)
+    from .torch_engine import open_torch_engine
+
+    return open_torch_engine(path, threads, device)
+
+
+def facts_of(model: str | Path) -> tuple[int | None, float | None]:
+    """Number of learned values, and billions of multiply-adds for one image; None where nothing can be counted.
+
+    Raises:
+        ModelError: if the file is missing or damaged.
+        MissingError: if what reads it is not installed.
+    """
+    path = model_file(model)
+    if _is_checkpoint(path):
+        _require_torch(path)
+        from .torch_engine import facts_from_checkpoint
+
+        return facts_from_checkpoint(path)
+    if path.suffix != ".onnx":
+        return None, None
+    from ..export.facts import facts_from_file
+
+    facts = facts_from_file(path)
+    return facts.params, facts.gmacs
+
+
+def open_reference(model: str | Path, threads: int = 1) -> Reference | None:
+    """ONNX Runtime executing the very same file, the fused head as its ONNX function included.
+
+    Returns:
+        None where there is no such reference: for other files than ``.onnx``, or without onnxruntime.
+
+    Raises:
+        ModelError: if ONNX Runtime refuses the file.
+    """
+    path = model_file(model)
+    if path.suffix != ".onnx":
+        return None
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+    except ImportError:
+        return None
+    refusals = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        _, height, width, _ = session.get_inputs()[0].shape
+    except refusals as exc:
+        raise ModelError(f"ONNX Runtime refuses {path}: {exc}; export it again") from exc
+    name = session.get_inputs()[0].name
+
+    def labels_of(frame_bgr: Image) -> Labels:
+        (labels,) = session.run(None, {name: fit_image(frame_bgr, (height, width))[None]})
+        frame_hw = (frame_bgr.shape[0], frame_bgr.shape[1])
+        return restore_labels(np.asarray(labels)[0].view(np.uint8), frame_hw)  # int8 holds the bytes of uint8 ids
+
+    return labels_of
+
+
+def model_file(model: str | Path) -> Path:
+    """The file behind a model's name or path."""
+    return shipped_models().get(str(model)) or Path(model)
+
+
+def _is_checkpoint(model: str | Path) -> bool:
+    return Path(model).suffix == ".pt"
+
+
+def _require_torch(path: Path) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as exc:
+        raise MissingError(
+            f"{path.name} is a checkpoint, which needs torch ({exc}); install it with: pip install 'fcn-edge[train]', "
+            "or use the .onnx file that was exported from it"
+        ) from exc

@@ -1,0 +1,210 @@
+"""What people see of a benchmark: table, progress, Markdown and plot; knows nothing about how it was measured.
+
+Everything is made from the JSON object alone, so that a report can be written again from a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..errors import UsageError
+from ..pixels import write_atomically
+from .record import write_record
+
+JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
+_NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
+
+
+def write_report(payload: dict[str, Any], folder: Path, force: bool = False) -> list[Path]:
+    """Write ``bench.json``, ``bench.md`` and, where matplotlib is installed, ``latency.png``.
+
+    Args:
+        payload: what :func:`fcn_edge.benchmarks.bench.bench_models` found.
+        folder: where to; it is made if need be.
+        force: overwrite files of these names.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: if the folder cannot be used, or a file is there and ``force`` is not given.
+    """
+    check_folder(folder, force)
+    written = [folder / JSON_NAME, folder / MARKDOWN_NAME]
+    has_plot = _plot_from_bench(payload, folder / PLOT_NAME)
+    write_record(written[0], payload)
+    write_atomically(written[1], markdown_from_bench(payload, PLOT_NAME if has_plot else "").encode())
+    return [*written, folder / PLOT_NAME] if has_plot else written
+
+
+def check_folder(folder: Path, force: bool = False) -> None:
+    """Refuse a folder that a report cannot go to; worth asking before minutes of measuring.
+
+    Raises:
+        UsageError: if it is a file, or holds a report and ``force`` is not given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a folder for the report")
+    there = [name for name in (JSON_NAME, MARKDOWN_NAME, PLOT_NAME) if (folder / name).exists()]
+    if there and not force:
+        raise UsageError(f"{folder} already holds {', '.join(there)}; give another folder or --force")
+
+
+def bench_table(payload: dict[str, Any]) -> Table:
+    """The results for a terminal."""
+    table = Table(title="frame in host memory to labels in host memory")
+    header, rows = _result_rows(payload["results"])
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index > 2 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
+    """The report as Markdown.
+
+    Args:
+        payload: what :func:`fcn_edge.benchmarks.bench.bench_models` found.
+        plot: file name of the plot; empty: say that there is none.
+    """
+    results = payload["results"]
+    names = short_names(results)
+    stages = list(dict.fromkeys(stage for result in results for stage in result["stages_ms"]))
+    stage_rows = [
+        [name, *(_number(result["stages_ms"].get(stage), 2) for stage in stages)]
+        for name, result in zip(names, results, strict=True)
+    ]
+    checks = [
+        [
+            name,
+            _share(result.get("repeatability")),
+            _share(result.get("agreement_with_reference")),
+            str(result.get("frames", "")),
+            str(result.get("frames_from", "")),
+        ]
+        for name, result in zip(names, results, strict=True)
+    ]
+    parts = [
+        "# Benchmark",
+        "Latency is one frame in host memory to its labels in host memory, frames one after the other. Models were "
+        "timed in turn, in rounds; *speed* compares each round with the first model's and gives the median and the "
+        "range of the middle half.",
+        "## Results",
+        _markdown_table(*_result_rows(results)),
+        f"![distribution of latency]({plot})" if plot else _NO_PLOT,
+        "## Stages, median ms",
+        _markdown_table(["model", *stages], stage_rows),
+        "## Checked before timing",
+        "Share of pixels that are alike in two runs of the same frame, and with ONNX Runtime executing the same file.",
+        _markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
+        "## Machine",
+        _markdown_table(["fact", "value"], _fact_rows(payload["machine"])),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def speed(result: dict[str, Any], base: dict[str, Any]) -> tuple[float, float, float]:
+    """How many times as fast as ``base``, round by round: quartiles 25, 50 and 75 % (below, median, above)."""
+    ours, theirs = np.asarray(result["rounds_p50_ms"]), np.asarray(base["rounds_p50_ms"])
+    count = min(len(ours), len(theirs))
+    low, middle, high = np.percentile(theirs[:count] / ours[:count], (25, 50, 75))
+    return float(low), float(middle), float(high)
+
+
+def short_names(results: Sequence[dict[str, Any]]) -> list[str]:
+    """File names of the models, or their whole paths where two of them are called alike."""
+    names = [Path(result["model"]).name for result in results]
+    return names if len(set(names)) == len(names) else [result["model"] for result in results]
+
+
+@contextlib.contextmanager
+def progress_on_stderr(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr, one for each thing that is done; gives ``on_step(what, done, total)``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+
+        def on_step(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield on_step
+
+
+def _plot_from_bench(payload: dict[str, Any], path: Path) -> bool:
+    """Draw the plot; False where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    from .plot import write_plot
+
+    labels = [
+        f"{name}, {result['backend']} {result['precision']}"
+        for name, result in zip(short_names(payload["results"]), payload["results"], strict=True)
+    ]
+    write_plot(payload["results"], labels, path)
+    return True
+
+
+def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the main table; columns that no model fills are left out."""
+    header = ["model", "backend", "precision", "input", "params M", "GMACs", "p50 ms", "p90", "p99", "max", "fps"]
+    header += ["speed", "RSS MiB", "GPU MiB", "mIoU"]
+    rows = []
+    for name, result in zip(short_names(results), results, strict=True):
+        latency = result["latency_ms"]
+        low, middle, high = speed(result, results[0])
+        rows.append(
+            [
+                name,
+                result["backend"],
+                result["precision"],
+                "x".join(map(str, result["size_hw"])),
+                _number(result["params"] and result["params"] / 1e6, 2),
+                _number(result["gmacs"], 2),
+                *(_number(latency[key], 2) for key in ("p50", "p90", "p99", "max")),
+                _number(result["fps"], 1),
+                f"{middle:.2f} ({low:.2f}-{high:.2f})" if result is not results[0] else "1",
+                _number(result["rss_mib"], 0),
+                _number(result["gpu_mib"], 0),
+                _number(result["miou"], 4),
+            ]
+        )
+    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    return [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    rows = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            rows += _fact_rows(value, f"{prefix}{key}.")
+        else:
+            rows.append([f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
+    return rows
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4%}"
