@@ -227,6 +227,7 @@ def _add_stream(commands: Any) -> None:
     parser.add_argument("--mode", choices=("overlay", "mask", "both"), default="overlay", help="(%(default)s)")
     parser.add_argument("--no-legend", action="store_true", help="leave the legend out")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
+    parser.add_argument("--fps", type=float, help="rate to play at (the video's own; 15 for images)")
     parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
     parser.add_argument("--force", action="store_true", help="replace SINK")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -240,11 +241,18 @@ def _stream(args: argparse.Namespace) -> int:
     sinks = (args.sink, "show://") if args.show else args.sink
     with (
         open_any_engine(args.model, threads=args.threads) as engine,
-        open_source(args.source, max_frames=args.max_frames) as source,
+        open_source(args.source, fps=args.fps) as source,
         open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force) as sink,
     ):
         overlay = Overlay(engine.contract, opacity=args.opacity, legend=not args.no_legend, mode=args.mode)
-        summary = run(source, engine, sink, overlay=overlay, on_status=lambda status: print(status, file=sys.stderr))
+        summary = run(
+            source,
+            engine,
+            sink,
+            overlay=overlay,
+            max_frames=args.max_frames,
+            on_status=lambda status: print(status, file=sys.stderr),
+        )
     if args.json:
         _print_json(summary.to_dict())
     return INTERRUPTED if summary.ended == "signal" else 0
@@ -331,14 +339,13 @@ def _training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
-        task = progress.add_task("starting")
+        task = progress.add_task("starting", total=1.0)
 
         def show(state: TrainingProgress) -> None:
-            loss = "-" if state.loss is None else f"{state.loss:.4f}"
             miou = "-" if state.miou is None else f"{state.miou:.4f}"
             left = f"{state.seconds_left / 60:.1f} min left"
-            text = f"epoch {state.epoch} loss {loss} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
-            progress.update(task, description=text, completed=state.step, total=state.steps)
+            text = f"epoch {state.epoch} loss {state.loss:.4f} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
+            progress.update(task, description=text, completed=state.fraction)
 
         yield show
 
