@@ -21,6 +21,7 @@ LAYERS = (
     {"benchmarks"},
     {"demo", "doctor", "arguments"},
     {"cli"},
+    {"__main__"},
 )
 SAME_LAYER = {("skip_head", "_native")}
 
