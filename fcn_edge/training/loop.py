@@ -239,7 +239,7 @@ def _save(
         history=history,
         provenance={
             "fcn_edge": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a subclass of str, which weights_only would refuse
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "data": Path(config.data).resolve().name,
             "train_images": str(len(data.train)),
