@@ -77,7 +77,8 @@ class ImageStore:
         if self.resident:
             for numbers in order:
                 index = torch.tensor(list(numbers), device=self._device)
-                yield RawBatch(self._images[index], self._masks[index], self._names(numbers))
+                images, masks = self._images.index_select(0, index), self._masks.index_select(0, index)
+                yield RawBatch(images, masks, self._names(numbers))
             return
         waiting: deque[tuple[Sequence[int], Future[tuple[Tensor, Tensor]]]] = deque()
         with ThreadPoolExecutor(_READERS) as readers:

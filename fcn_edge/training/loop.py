@@ -43,6 +43,7 @@ class Progress:
         epoch: the current epoch, from 1.
         epochs: number of epochs.
         step: optimiser steps done.
+        steps: optimiser steps of the whole run; an estimate where the clock ends it.
         fraction: share of the run that is done, 0 to 1, by steps or by the clock.
         loss: running mean of the loss.
         miou: the last validation's, or None before it.
@@ -53,6 +54,7 @@ class Progress:
     epoch: int
     epochs: int
     step: int
+    steps: int
     fraction: float
     loss: float
     miou: float | None
@@ -203,6 +205,7 @@ def _train_epoch(
                     len(history) + 1,
                     config.epochs,
                     learner.steps,
+                    round(learner.steps / fraction),
                     fraction,
                     smooth,
                     _last_miou(history),
@@ -239,7 +242,7 @@ def _save(
         history=history,
         provenance={
             "fcn_edge": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a subclass of str, which weights_only would refuse
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "data": Path(config.data).resolve().name,
             "train_images": str(len(data.train)),
