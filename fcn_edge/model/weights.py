@@ -7,6 +7,7 @@ layer is dropped and the other fully connected layers become convolutions over t
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,20 @@ _HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # What torchvision calls a state dict inside a training checkpoint, and what wrappers put before its keys.
 _NESTED = ("state_dict", "model")
 _PREFIXES = ("module.", "backbone.")
+# What torch.load was seen to raise on files with flipped bytes; there is no common base below Exception.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 _COUNTER = "num_batches_tracked"  # batch norm's, which older files lack and no result depends on
 
 
@@ -110,7 +125,7 @@ def _state_from_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise ModelError(f"no such file: {path}; expected a classifier's .pth file") from exc
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as exc:
+    except _UNREADABLE as exc:
         raise ModelError(f"{path} cannot be read as torch weights; expected a classifier's .pth file") from exc
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
