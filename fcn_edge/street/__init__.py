@@ -1,0 +1,148 @@
+"""The procedural street: driving scenes with exact labels, as single pictures, data sets and clips.
+
+It knows nothing about models. The demo trains on it, ``synthetic://street`` streams it, the tests use it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from .. import pixels
+from ..errors import SinkError, UsageError
+from ..pixels import Image, Labels
+from .backdrop import paint_ground, paint_sky
+from .canvas import Camera, Canvas
+from .classes import CLASS_NAMES, PALETTE
+from .light import develop, light_from_seed
+from .paint import paint_shadow, paint_thing
+from .plan import Street, street_from_seed, things
+
+__all__ = ["CLASS_NAMES", "PALETTE", "draw_street", "write_clip", "write_dataset"]
+
+_SIDES = (16, 4096)
+_MAX_TIME_S = 1e6
+
+
+def draw_street(seed: int, time_s: float, size_hw: tuple[int, int]) -> tuple[Image, Labels]:
+    """Draw a street at a moment; the same arguments always give the same picture, whatever was drawn before.
+
+    The camera drives along the street, so moments of one seed are frames of one clip, which never ends.
+
+    Args:
+        seed: the street, its houses, weather and traffic; 0 or more.
+        time_s: seconds since the start, 0 to 10^6.
+        size_hw: (height, width), each side 16 to 4096.
+
+    Returns:
+        uint8 ``[height, width, 3]`` BGR and uint8 ``[height, width]`` ids of ``CLASS_NAMES``, both newly made.
+
+    Raises:
+        UsageError: if an argument lies outside its range.
+        MissingError: if OpenCV is not installed.
+    """
+    _check(seed, time_s, size_hw)
+    cv2, street, light = pixels.require_cv2(), street_from_seed(seed), light_from_seed(seed)
+    height, width = size_hw
+    shape = (height, width)
+    canvas = Canvas(cv2, _camera(street, time_s, shape), np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8))
+    paint_sky(canvas, seed)
+    paint_ground(canvas, seed)
+    seen = things(street, time_s)
+    for thing in seen:
+        paint_shadow(canvas, street, light, thing)
+    for thing in seen:
+        paint_thing(canvas, street, light, thing)
+    return develop(cv2, canvas.image, light, seed, round(time_s * 1000)), canvas.labels
+
+
+def write_dataset(root: Path, train: int, val: int, size_hw: tuple[int, int], seed: int = 0) -> None:
+    """Write pictures and masks in the plain layout of :func:`fcn_edge.dataset.open_dataset`.
+
+    Each picture is a street of its own; no street is in both splits.
+
+    Args:
+        root: folder to write ``images/``, ``masks/`` and ``classes.json`` to.
+        train: number of pictures in ``train``.
+        val: number of pictures in ``val``.
+        size_hw: (height, width).
+        seed: another seed gives other streets, for up to 10^6 pictures.
+
+    Raises:
+        UsageError: if a size or a number cannot be used.
+    """
+    if min(train, val) < 0 or not 1 <= train + val <= 10**6:
+        raise UsageError(f"{train} train and {val} val pictures were asked for; expected 1 to 1000000 in all")
+    first = seed * 10**6
+    for split, start, count in (("train", first, train), ("val", first + train, val)):
+        for number in range(start, start + count):
+            image, labels = draw_street(number, 10.0, size_hw)
+            name = f"street_{number:06d}.png"
+            pixels.write_png(root / "images" / split / name, image)
+            pixels.write_png(root / "masks" / split / name, labels)
+    classes = {"names": CLASS_NAMES, "palette": PALETTE}
+    pixels.write_atomically(root / "classes.json", msgspec.json.format(msgspec.json.encode(classes)))
+
+
+def write_clip(path: Path, seconds: float, fps: float, size_hw: tuple[int, int], seed: int = 0) -> int:
+    """Write a drive along a street as a video, whole or not at all.
+
+    Args:
+        path: an ``.mp4`` file.
+        seconds: length.
+        fps: frames a second.
+        size_hw: (height, width), both even.
+        seed: the street.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        UsageError: if an argument cannot be used.
+        SinkError: if this OpenCV cannot write mp4 or the disk is full.
+    """
+    frames = round(seconds * fps) if math.isfinite(seconds * fps) else 0
+    if path.suffix.lower() != ".mp4" or frames < 1 or fps <= 0 or size_hw[0] % 2 or size_hw[1] % 2:
+        raise UsageError(
+            f"clip {path} of {seconds} s at {fps} frames/s and {size_hw[0]}x{size_hw[1]} cannot be written; "
+            "expected an .mp4 of at least one frame with even sides"
+        )
+    _check(seed, seconds, size_hw)
+    cv2 = pixels.require_cv2()
+    with pixels.replaced(path) as temporary:
+        size = (size_hw[1], size_hw[0])  # cv2 sizes are (width, height)
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        try:
+            if not writer.isOpened():
+                raise SinkError(f"OpenCV cannot write {path}: it has no mp4 encoder; install opencv-python")
+            for number in range(frames):
+                writer.write(draw_street(seed, number / fps, size_hw)[0])
+        finally:
+            writer.release()
+        if temporary.stat().st_size == 0:
+            raise SinkError(f"{path} came out empty; is the disk full?")
+    return frames
+
+
+def _camera(street: Street, time_s: float, size_hw: tuple[int, int]) -> Camera:
+    """The camera in the car: it looks a little ahead along the street and sways."""
+    height, width = size_hw
+    z, u = street.camera_z(time_s), street.camera_u(time_s)
+    focal = street.zoom * width
+    heading = (street.bend(z + 25) - street.bend(z)) / 25 + 0.006 * math.sin(0.9 * time_s + street.seed)
+    nod = 0.0022 * math.sin(7.1 * time_s) + 0.004 * math.sin(1.3 * time_s)
+    eye = (street.bend(z) + u, street.eye_m + 0.012 * math.sin(9 * time_s), z)
+    return Camera(focal, width / 2 - focal * heading, street.horizon * height + focal * nod, eye)
+
+
+def _check(seed: int, time_s: float, size_hw: tuple[int, int]) -> None:
+    least, most = _SIDES
+    if len(size_hw) != 2 or not all(isinstance(side, (int, np.integer)) and least <= side <= most for side in size_hw):
+        raise UsageError(f"street size is {size_hw}; expected (height, width) with sides of {least} to {most} pixels")
+    if seed < 0:
+        raise UsageError(f"street seed is {seed}; expected 0 or more")
+    if not 0 <= time_s <= _MAX_TIME_S:
+        raise UsageError(f"street time is {time_s} s; expected 0 to {_MAX_TIME_S:.0f}")
