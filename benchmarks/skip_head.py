@@ -153,7 +153,7 @@ def bench_case(case: Case, threads: int, rounds: int, with_numpy: bool = False) 
 
     Returns:
         ``size_hw``, ``classes``, ``strides``, ``differing_pixels`` (of each fused contender, all of them ties),
-        ``ms`` (``min``, ``p50``, ``p90``, ``calls`` of each) and ``speedup`` (``min``, ``p50``: the baseline's over each).
+        ``ms`` (``min``, ``p50``, ``p90``, ``calls`` of each) and ``speedup`` (``min``, ``p50``: baseline over each).
 
     Raises:
         GateError: if a contender's labels differ from the baseline's and the pixel is no tie.
