@@ -18,7 +18,7 @@ from .backdrop import paint_ground, paint_sky
 from .canvas import Camera, Canvas
 from .classes import CLASS_NAMES, PALETTE
 from .light import develop, light_from_seed
-from .paint import paint_shadow, paint_thing
+from .paint import in_frame, paint_shadow, paint_thing
 from .plan import Street, street_from_seed, things
 
 __all__ = ["CLASS_NAMES", "PALETTE", "draw_street", "write_clip", "write_dataset"]
@@ -51,7 +51,7 @@ def draw_street(seed: int, time_s: float, size_hw: tuple[int, int]) -> tuple[Ima
     canvas = Canvas(cv2, _camera(street, time_s, shape), np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8))
     paint_sky(canvas, seed)
     paint_ground(canvas, seed)
-    seen = things(street, time_s)
+    seen = [thing for thing in things(street, time_s) if in_frame(canvas, street, thing)]
     for thing in seen:
         paint_shadow(canvas, street, light, thing)
     for thing in seen:

@@ -18,6 +18,7 @@ from .textures import FACADES, facade
 
 VIEW_M = 170.0
 _CHUNK_M = 60.0
+RAILING = 3  # the look of a fence along the kerb; fences of gardens have others
 CROSSING_EVERY_M = 102.4  # a multiple of the ground picture's length
 
 
@@ -193,7 +194,7 @@ def _lots(street: Street, side: int, sign: int, start: float, rng: np.random.Gen
                 look = int(rng.integers(1 << 30))
                 yield Thing("bush", sign * (wall + 0.8), z + along, 0, look, order=z + along + 0.5)
         else:
-            yield Thing(kind, sign * wall, z, width, look, order=z + width)
+            yield Thing(kind, sign * wall, z, width, look - look % 4 + look % 3, order=z + width)
         z += width
 
 
@@ -213,9 +214,10 @@ def _furniture(street: Street, side: int, sign: int, start: float, rng: np.rando
     if rng.random() < 0.4:
         for z in start + rng.uniform(0, 40) + np.arange(int(rng.integers(3, 9))) * 2.2:
             yield Thing("bollard", edge, float(z), 0, look[14], order=float(z))
-    if rng.random() < 0.25 and wall - kerb > 2.6:
-        z, length = start + rng.uniform(0, 40), rng.uniform(6, 14)
-        yield Thing("fence", sign * (kerb + 0.25), z, length, 3 + 4 * (look[15] % 9), order=z + 0.1)
+    if rng.random() < 0.45 and not street.parking[side]:
+        # Railings in short pieces: one long thing could not be ordered among the people behind and the cars before it.
+        for z in start + rng.uniform(0, 34) + 2.0 * np.arange(int(rng.integers(4, 11))):
+            yield Thing("fence", sign * (kerb + 0.25), float(z), 2.0, RAILING, order=float(z) + 0.1)
     crossing = math.ceil(start / CROSSING_EVERY_M) * CROSSING_EVERY_M
     if crossing < start + _CHUNK_M:
         yield Thing("signal", edge, crossing - 1.2, 0, look[16], sign == street.drive, order=crossing - 1.2)
