@@ -6,6 +6,7 @@ It knows nothing about models. The demo trains on it, ``synthetic://street`` str
 from __future__ import annotations
 
 import math
+import types
 from pathlib import Path
 
 import msgspec
@@ -18,13 +19,14 @@ from .backdrop import paint_ground, paint_sky
 from .canvas import Camera, Canvas
 from .classes import CLASS_NAMES, PALETTE
 from .light import develop, light_from_seed
-from .paint import paint_shadow, paint_thing
+from .paint import in_frame, paint_shadow, paint_thing
 from .plan import Street, street_from_seed, things
 
 __all__ = ["CLASS_NAMES", "PALETTE", "draw_street", "write_clip", "write_dataset"]
 
 _SIDES = (16, 4096)
 _MAX_TIME_S = 1e6
+_SPLIT = 500_000  # numbers set aside for the streets of each split
 
 
 def draw_street(seed: int, time_s: float, size_hw: tuple[int, int]) -> tuple[Image, Labels]:
@@ -51,7 +53,7 @@ def draw_street(seed: int, time_s: float, size_hw: tuple[int, int]) -> tuple[Ima
     canvas = Canvas(cv2, _camera(street, time_s, shape), np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8))
     paint_sky(canvas, seed)
     paint_ground(canvas, seed)
-    seen = things(street, time_s)
+    seen = [thing for thing in things(street, time_s) if in_frame(canvas, street, thing)]
     for thing in seen:
         paint_shadow(canvas, street, light, thing)
     for thing in seen:
@@ -62,22 +64,25 @@ def draw_street(seed: int, time_s: float, size_hw: tuple[int, int]) -> tuple[Ima
 def write_dataset(root: Path, train: int, val: int, size_hw: tuple[int, int], seed: int = 0) -> None:
     """Write pictures and masks in the plain layout of :func:`fcn_edge.dataset.open_dataset`.
 
-    Each picture is a street of its own; no street is in both splits.
+    Each picture is a street of its own; no street is in both splits, and ``val`` does not depend on ``train``.
 
     Args:
         root: folder to write ``images/``, ``masks/`` and ``classes.json`` to.
-        train: number of pictures in ``train``.
-        val: number of pictures in ``val``.
+        train: number of pictures in ``train``, up to 500000.
+        val: number of pictures in ``val``, up to 500000.
         size_hw: (height, width).
-        seed: another seed gives other streets, for up to 10^6 pictures.
+        seed: another seed gives other streets.
 
     Raises:
         UsageError: if a size or a number cannot be used.
     """
-    if min(train, val) < 0 or not 1 <= train + val <= 10**6:
-        raise UsageError(f"{train} train and {val} val pictures were asked for; expected 1 to 1000000 in all")
-    first = seed * 10**6
-    for split, start, count in (("train", first, train), ("val", first + train, val)):
+    if not 0 <= train <= _SPLIT or not 0 <= val <= _SPLIT or train + val < 1:
+        raise UsageError(
+            f"{train} train and {val} val pictures were asked for; expected 0 to {_SPLIT} of each, not none"
+        )
+    _check(seed, 0, size_hw)
+    first = 2 * _SPLIT * seed
+    for split, start, count in (("train", first, train), ("val", first + _SPLIT, val)):
         for number in range(start, start + count):
             image, labels = draw_street(number, 10.0, size_hw)
             name = f"street_{number:06d}.png"
@@ -122,9 +127,16 @@ def write_clip(path: Path, seconds: float, fps: float, size_hw: tuple[int, int],
                 writer.write(draw_street(seed, number / fps, size_hw)[0])
         finally:
             writer.release()
-        if temporary.stat().st_size == 0:
-            raise SinkError(f"{path} came out empty; is the disk full?")
+        if _count_frames(cv2, temporary) != frames:
+            raise SinkError(f"{path} came out shorter than its {frames} frames; is the disk full?")
     return frames
+
+
+def _count_frames(cv2: types.ModuleType, path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return count
 
 
 def _camera(street: Street, time_s: float, size_hw: tuple[int, int]) -> Camera:
@@ -142,7 +154,7 @@ def _check(seed: int, time_s: float, size_hw: tuple[int, int]) -> None:
     least, most = _SIDES
     if len(size_hw) != 2 or not all(isinstance(side, (int, np.integer)) and least <= side <= most for side in size_hw):
         raise UsageError(f"street size is {size_hw}; expected (height, width) with sides of {least} to {most} pixels")
-    if seed < 0:
-        raise UsageError(f"street seed is {seed}; expected 0 or more")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise UsageError(f"street seed is {seed}; expected a whole number, 0 or more")
     if not 0 <= time_s <= _MAX_TIME_S:
         raise UsageError(f"street time is {time_s} s; expected 0 to {_MAX_TIME_S:.0f}")

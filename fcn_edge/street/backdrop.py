@@ -17,7 +17,7 @@ from .plan import CROSSING_EVERY_M, Street, street_from_seed
 from .textures import clouds, noise
 
 _HALF_M = 20.0  # the ground picture reaches this far to both sides
-_ACROSS_M, _ALONG_M = 0.05, 0.08  # size of its pixels
+_ACROSS_M, _ALONG_M = 0.05, 0.128  # size of its pixels
 _SKYLINE_M = 200.0
 
 
@@ -79,16 +79,16 @@ def _sky(seed: int, height: int, width: int, focal: float) -> tuple[Image, Label
     cv2, light = require_cv2(), light_from_seed(seed)
     rise = (np.arange(height, 0, -1) / focal).astype(np.float32)  # height over the horizon: tangent of the elevation
     mix = np.clip(rise / 0.75, 0, 1)[:, None, None] ** 0.6
-    sky = mix * np.array(light.zenith) + (1 - mix) * np.array(light.rim) + np.zeros((1, 2 * width, 1))
-    over = 1 / (rise + 0.16)  # the clouds lie on a level layer
+    sky = mix * np.array(light.zenith, np.float32) + (1 - mix) * np.array(light.rim, np.float32)
+    over = 1 / (rise + np.float32(0.16))  # the clouds lie on a level layer
     side = (np.arange(2 * width, dtype=np.float32) - width) / np.float32(focal)
-    map_x = (side[None] * over[:, None] * 90 + seed * 37 % 1024).astype(np.float32)
-    map_y = np.ascontiguousarray(np.broadcast_to((over * 70)[:, None], map_x.shape).astype(np.float32))
+    map_x = side[None] * over[:, None] * np.float32(90) + np.float32(seed * 37 % 1024)
+    map_y = np.ascontiguousarray(np.broadcast_to((over * 70)[:, None], map_x.shape))
     density = cv2.remap(clouds(seed % 8), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    alpha = np.clip((density - (0.72 - 0.45 * light.cover)) / 0.2, 0, 1)[..., None]
-    alpha = alpha * np.clip(rise * 9, 0.15, 0.92)[:, None, None]
-    shade = np.array(light.cloud) * (1.04 - 0.2 * alpha)
-    picture = np.clip(sky * (1 - alpha) + shade * alpha, 0, 255).astype(np.uint8)
+    alpha = np.clip((density - np.float32(0.72 - 0.45 * light.cover)) / np.float32(0.2), 0, 1)
+    alpha = (alpha * np.clip(rise * 9, 0.15, 0.92)[:, None])[..., None]
+    shade = np.array(light.cloud, np.float32) * (np.float32(1.04) - np.float32(0.2) * alpha)
+    picture = np.clip(sky + (shade - sky) * alpha, 0, 255).astype(np.uint8)
     labels = np.full(picture.shape[:2], SKY, np.uint8)
     _paint_skyline(cv2, picture, labels, light, np.random.default_rng([14, seed]), focal / _SKYLINE_M)
     return picture, labels
@@ -127,8 +127,8 @@ def _ground(seed: int) -> _Ground:
     cv2, street, light = require_cv2(), street_from_seed(seed), light_from_seed(seed)
     rng = np.random.default_rng([15, seed])
     columns, rows = round(2 * _HALF_M / _ACROSS_M), round(CROSSING_EVERY_M / _ALONG_M)
-    u = (np.arange(columns) + 0.5) * _ACROSS_M - _HALF_M
-    z = (np.arange(rows) + 0.5) * _ALONG_M
+    u = np.arange(0.5, columns) * _ACROSS_M - _HALF_M
+    z = np.arange(0.5, rows) * _ALONG_M
     green = rng.random() < 0.45 + 0.5 * (1 - street.houses)
     classes = np.full(columns, TREE if green else PAVEMENT, np.uint8)
     classes[(-street.wall_m[0] < u) & (u < street.wall_m[1])] = PAVEMENT
@@ -137,9 +137,8 @@ def _ground(seed: int) -> _Ground:
     picture = _asphalt(rng, rows, columns)
     _mark(picture, street, u, z, rng)
     _pave(picture, street, u, z, rng, classes)
-    gain = np.array(light.tone("up", 0).gain)
-    picture = np.clip(picture * gain, 0, 255).astype(np.uint8)
-    levels, width = [picture], columns
+    picture *= np.array(light.tone("up", 0).gain, np.float32)
+    levels, width = [np.minimum(picture, 255, out=picture).astype(np.uint8)], columns
     while levels[-1].shape[0] >= 10:
         if len(levels) >= 4 and len(levels) % 2 == 0:
             width //= 2
@@ -159,10 +158,12 @@ def _asphalt(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.fl
         shade[top : top + high, left : left + wide] *= rng.uniform(0.8, 1.08)
     for _ in range(10):  # manholes and cracks
         at = (int(rng.integers(columns)), int(rng.integers(rows)))
-        cv2.ellipse(shade, at, (6, 4), 0, 0, 360, 0.5, -1)
-        crack = np.cumsum(rng.integers(-5, 6, (14, 2)) + (0, 5), axis=0) + at[::-1]
+        cv2.ellipse(shade, at, (6, 2), 0, 0, 360, 0.68, -1)
+        cv2.ellipse(shade, at, (6, 2), 0, 0, 360, 0.5, 1)
+        at = (int(rng.integers(columns)), int(rng.integers(rows)))
+        crack = np.cumsum(rng.integers(-5, 6, (14, 2)) + np.array((5, 0)), axis=0) + at[::-1]
         cv2.polylines(shade, [crack[:, ::-1].astype(np.int32)], False, 0.62, 1)
-    return (shade[..., None] * base).astype(np.float32)
+    return shade[..., None] * base.astype(np.float32)
 
 
 def _mark(
@@ -194,10 +195,11 @@ def _mark(
     picture[np.ix_(np.flatnonzero(z < 3.2), stripes)] = white
     own = np.flatnonzero((u * street.drive > 0.15) & (u * street.drive < street.lane_m * street.lanes))
     picture[np.ix_(np.flatnonzero(np.abs(z - CROSSING_EVERY_M + 1.6) < 0.2), own)] = white
-    for lane in np.arange(-street.lanes, street.lanes) + 0.5:  # wheels polish two tracks in each lane
+    dark = np.zeros_like(u)  # wheels polish two tracks in each lane
+    for lane in np.arange(-street.lanes, street.lanes) + 0.5:
         for track in (-0.75, 0.75):
-            dark = 0.1 * np.exp(-(((u - lane * street.lane_m - track) / 0.3) ** 2))
-            picture *= (1 - dark)[None, :, None].astype(np.float32)
+            dark += 0.1 * np.exp(-(((u - lane * street.lane_m - track) / 0.3) ** 2))
+    picture *= (1 - dark)[None, :, None].astype(np.float32)
 
 
 def _pave(
@@ -214,16 +216,18 @@ def _pave(
         [(150, 158, 164), (128, 146, 168), (120, 124, 130), (140, 160, 186)][int(rng.integers(4))], np.float32
     )
     slab_u, slab_z = rng.uniform(0.4, 0.9), rng.uniform(0.5, 1.0)
-    each = rng.uniform(0.86, 1.08, (int(CROSSING_EVERY_M / slab_z) + 1, int(2 * _HALF_M / slab_u) + 2))
+    each = 0.86 + 0.22 * rng.random(
+        (int(CROSSING_EVERY_M / slab_z) + 1, int(2 * _HALF_M / slab_u) + 2), dtype=np.float32
+    )
     shade = each[(z / slab_z).astype(int)][:, ((u + _HALF_M) / slab_u).astype(int)]
     joints = (z % slab_z < _ALONG_M)[:, None] | (u % slab_u < _ACROSS_M)[None]
-    shade = np.where(joints, 0.72, shade) * (0.88 + 0.2 * noise(rng, rows, columns, 30))
+    shade = np.where(joints, np.float32(0.72), shade) * (0.88 + 0.2 * noise(rng, rows, columns, 30))
     paved = np.flatnonzero(classes == PAVEMENT)
     picture[:, paved] = shade[:, paved, None] * tint
     grass = np.flatnonzero(classes == TREE)
     if grass.size:
-        blades = 0.6 + 0.35 * noise(rng, rows, columns, 14) + 0.3 * rng.random((rows, columns))
-        picture[:, grass] = blades[:, grass, None] * np.array([48.0, 118, 88])
+        blades = 0.6 + 0.35 * noise(rng, rows, columns, 14) + 0.3 * rng.random((rows, columns), dtype=np.float32)
+        picture[:, grass] = blades[:, grass, None] * np.array([48, 118, 88], np.float32)
     stones = np.where(z % 1.0 < _ALONG_M, 0.75, 1.0)[:, None, None]
     for kerb, sign in zip(street.kerb_m, (-1, 1), strict=True):
         out = u * sign - kerb

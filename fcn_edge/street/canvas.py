@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,11 @@ Color = tuple[float, float, float]
 Points = NDArray[np.float64]
 """float64 ``[n, 3]``: metres to the right, up and forward in the world."""
 
+Face = tuple[slice, tuple[int, int, int], bool]
+"""A convex polygon as a slice of points, its colour, and whether it is a detail of what was painted before it."""
+
 _NEAR_M = 0.6
+_RAMP = np.arange(256, dtype=np.float32)[:, None, None]
 _SHIFT = 3  # OpenCV takes corners in eighths of a pixel
 _FAR_PX = 1 << 15  # corners further out than this are cut: OpenCV's fixed point must not overflow
 
@@ -42,7 +47,10 @@ class Camera:
         """Points in front of the camera to float64 ``[n, 2]`` (column, row)."""
         away = points - self.eye
         scale = self.focal / away[:, 2]
-        return np.stack((self.center + away[:, 0] * scale, self.horizon - away[:, 1] * scale), axis=1)
+        seen = np.empty((len(points), 2))
+        seen[:, 0] = self.center + away[:, 0] * scale
+        seen[:, 1] = self.horizon - away[:, 1] * scale
+        return seen
 
     def matrix(self) -> NDArray[np.float64]:
         """float64 ``[3, 3]`` from (right, up, forward) seen from the eye to homogeneous (column, row, 1)."""
@@ -65,16 +73,18 @@ class Tone:
 
     def apply(self, color: Color) -> tuple[int, int, int]:
         """The colour as the camera sees it."""
-        blue, green, red = (
-            min(255, max(0, round(value * gain * (1 - self.haze) + air * self.haze)))
-            for value, gain, air in zip(color, self.gain, self.air, strict=True)
-        )
-        return blue, green, red
+        left, (air_b, air_g, air_r) = 1 - self.haze, self.air
+        blue = color[0] * self.gain[0] * left + air_b * self.haze
+        green = color[1] * self.gain[1] * left + air_g * self.haze
+        red = color[2] * self.gain[2] * left + air_r * self.haze
+        return min(255, int(blue)), min(255, int(green)), min(255, int(red))
 
     def table(self) -> NDArray[np.uint8]:
         """The same as uint8 ``[256, 1, 3]``, for ``cv2.LUT``."""
-        values = np.arange(256.0)[:, None, None] * np.array(self.gain) * (1 - self.haze)
-        return np.clip(values + np.array(self.air) * self.haze, 0, 255).astype(np.uint8)
+        slope = np.array(self.gain, np.float32) * np.float32(1 - self.haze)
+        values = _RAMP * slope + np.array(self.air, np.float32) * np.float32(self.haze)
+        table: NDArray[np.uint8] = np.minimum(values, 255).astype(np.uint8)
+        return table
 
 
 @dataclass(frozen=True)
@@ -118,18 +128,15 @@ class Canvas:
         if corners is not None:
             self._fill(corners, color, class_id)
 
-    def polygons(
-        self,
-        points: Points,
-        faces: Sequence[tuple[slice, tuple[int, int, int]]],
-        class_id: int,
-    ) -> None:
-        """Fill many convex polygons, each a slice of ``points``, in order; nothing if any lies behind the camera."""
+    def polygons(self, points: Points, faces: Sequence[Face], class_id: int) -> None:
+        """Fill many convex polygons in order."""
         if points[:, 2].min() - self.camera.eye[2] < _NEAR_M:
+            for part, color, detail in faces:  # some may lie behind the camera: cut each
+                self.polygon(points[part], color, None if detail else class_id)
             return
         corners = _fixed(self.camera.project(points))
-        for part, color in faces:
-            self._fill(corners[part], color, class_id)
+        for part, color, detail in faces:
+            self._fill(corners[part], color, None if detail else class_id)
 
     def shade(self, points: Points, gain: float) -> None:
         """Darken the picture under a convex polygon: a shadow; the labels stay."""
@@ -144,8 +151,8 @@ class Canvas:
         stencil[:] = 0
 
     def plane(self, origin: Points, along: Points, up: Points, texture: Texture, tone: Tone, class_id: int) -> None:
-        """Paint a texture on the parallelogram ``origin``, ``origin + along``, ``origin + up`` (float64 ``[3]`` each)."""
-        corners = self._corners(np.stack((origin, origin + along, origin + along + up, origin + up)))
+        """Paint a texture on the parallelogram of ``origin``, ``along`` and ``up``, float64 ``[3]`` each."""
+        corners = self._corners(np.array((origin, origin + along, origin + along + up, origin + up)))
         box = None if corners is None else self._box(corners)
         if corners is None or box is None:
             return
@@ -153,7 +160,7 @@ class Canvas:
         level = self._level(origin, along, up, texture)
         picture = texture.levels[level]
         height, width = picture.shape[:2]
-        columns = np.stack((along / width, -up / height, origin + up - np.array(self.camera.eye)), axis=1)
+        columns = np.array((along / width, -up / height, origin + up - self.camera.eye)).T
         columns[:, 2] += 0.5 * (columns[:, 0] + columns[:, 1])  # a texel's centre, not its corner
         to_screen = self.camera.matrix() @ columns
         rows, cols = box
@@ -196,12 +203,12 @@ class Canvas:
         """The copy of the texture that is about as fine as the screen."""
         middle = origin + 0.5 * along
         depth = max(float(middle[2]) - self.camera.eye[2], 2.0)
-        step = along - along[2] / depth * (middle - np.array(self.camera.eye))  # across the line of sight
+        step = along - along[2] / depth * (middle - self.camera.eye)  # across the line of sight
         height, width = texture.levels[0].shape[:2]
-        across = float(np.hypot(step[0], step[1])) * self.camera.focal / depth / width
-        upward = float(np.hypot(up[0], up[1])) * self.camera.focal / depth / height
+        across = math.hypot(step[0], step[1]) * self.camera.focal / depth / width
+        upward = math.hypot(up[0], up[1]) * self.camera.focal / depth / height
         fine = max(across * upward, 1e-9) ** 0.5
-        return min(max(round(-np.log2(fine) - 0.25), 0), len(texture.levels) - 1)
+        return min(max(round(-math.log2(fine) - 0.25), 0), len(texture.levels) - 1)
 
 
 def _fixed(corners: NDArray[np.float64]) -> NDArray[np.int32]:

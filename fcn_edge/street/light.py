@@ -1,4 +1,4 @@
-"""Weather and camera electronics: the sky's colours, light on surfaces, the developed picture; knows nothing about shapes."""
+"""Weather and camera: the sky's colours, light on surfaces, the developed picture; knows nothing about shapes."""
 
 from __future__ import annotations
 
@@ -62,38 +62,50 @@ class Light:
         return Tone((blue, green, red), haze, self.rim)
 
 
-# zenith, rim, cloud (blue, green, red), sun, shadow, metres of shadow a metre, haze, dusk, share of the streets
-_SKIES: dict[str, tuple[Color, Color, Color, Color, Color, float, float, bool, float]] = {
-    "clear": ((205, 142, 78), (238, 220, 196), (250, 248, 246), (1.08, 1.15, 1.2), (0.7, 0.64, 0.6), 0.7, 420, False, 0.32),
-    "overcast": ((205, 196, 186), (226, 222, 216), (186, 180, 174), (0.94, 0.94, 0.94), (0.84, 0.83, 0.82), 0, 260, False, 0.27),
-    "golden": ((190, 140, 96), (150, 196, 244), (168, 196, 240), (0.82, 1.08, 1.3), (0.62, 0.56, 0.56), 1.7, 300, False, 0.17),
-    "haze": ((214, 206, 196), (222, 220, 216), (214, 210, 206), (0.9, 0.9, 0.9), (0.82, 0.8, 0.79), 0, 100, False, 0.1),
-    "dusk": ((118, 74, 52), (150, 150, 190), (120, 100, 112), (0.56, 0.5, 0.5), (0.46, 0.4, 0.39), 0, 240, True, 0.14),
-}  # fmt: skip
+@dataclass(frozen=True)
+class _Sky:
+    """A kind of weather, before it is varied; ``share`` of the streets have it."""
+
+    share: float
+    zenith: Color
+    rim: Color
+    cloud: Color
+    sun: Color
+    shadow: Color
+    sun_slope: float
+    haze_m: float
+    dusk: bool = False
+
+
+_CLEAR = _Sky(0.32, (205, 142, 78), (238, 220, 196), (250, 248, 246), (1.08, 1.15, 1.2), (0.7, 0.64, 0.6), 0.7, 420)
+_OVERCAST = _Sky(0.27, (205, 196, 186), (226, 222, 216), (186, 180, 174), (0.94,) * 3, (0.84, 0.83, 0.82), 0, 260)
+_GOLDEN = _Sky(0.17, (190, 140, 96), (150, 196, 244), (168, 196, 240), (0.82, 1.08, 1.3), (0.62, 0.56, 0.56), 1.7, 300)
+_HAZY = _Sky(0.1, (214, 206, 196), (222, 220, 216), (214, 210, 206), (0.9,) * 3, (0.82, 0.8, 0.79), 0, 100)
+_DUSK = _Sky(0.14, (118, 74, 52), (150, 150, 190), (120, 100, 112), (0.6, 0.55, 0.56), (0.5, 0.45, 0.44), 0, 240, True)
+_SKIES = (_CLEAR, _OVERCAST, _GOLDEN, _HAZY, _DUSK)
 
 
 @functools.lru_cache(64)
 def light_from_seed(seed: int) -> Light:
     """The weather of a seed."""
     rng = np.random.default_rng([11, seed])
-    kind = str(rng.choice(list(_SKIES), p=[sky[-1] for sky in _SKIES.values()]))
-    zenith, rim, cloud, sun, shadow, slope, haze, dusk, _ = _SKIES[kind]
+    sky = _SKIES[int(rng.choice(len(_SKIES), p=[sky.share for sky in _SKIES]))]
     bright, warm = rng.uniform(0.9, 1.08), rng.uniform(-0.06, 0.06)
     return Light(
-        zenith=_varied(rng, zenith, 12),
-        rim=_varied(rng, rim, 8),
-        cloud=_varied(rng, cloud, 6),
-        cover=rng.uniform(0.1, 0.6) if kind != "overcast" else rng.uniform(0.6, 0.95),
-        sun=sun,
-        shadow=shadow,
+        zenith=_varied(rng, sky.zenith, 12),
+        rim=_varied(rng, sky.rim, 8),
+        cloud=_varied(rng, sky.cloud, 6),
+        cover=rng.uniform(0.6, 0.95) if sky is _OVERCAST else rng.uniform(0.1, 0.6),
+        sun=sky.sun,
+        shadow=sky.shadow,
         sun_side=1 if rng.random() < 0.5 else -1,
-        sun_slope=slope * rng.uniform(0.7, 1.4),
-        haze_m=haze * rng.uniform(0.8, 1.25),
-        dusk=dusk,
+        sun_slope=sky.sun_slope * rng.uniform(0.7, 1.4),
+        haze_m=sky.haze_m * rng.uniform(0.8, 1.25),
+        dusk=sky.dusk,
         gamma=rng.uniform(0.86, 1.16),
         contrast=rng.uniform(0.9, 1.12),
         cast=(bright * (1 - warm), bright, bright * (1 + warm)),
-        grain=rng.uniform(1.5, 5.5),
+        grain=rng.uniform(1.0, 4.2),
         blur_px=rng.uniform(0.35, 0.75),
     )
 
@@ -126,7 +138,8 @@ def develop(cv2: types.ModuleType, image: Image, light: Light, seed: int, frame:
 @functools.lru_cache(64)
 def _curve(light: Light) -> Image:
     values = np.linspace(0, 1, 256)[:, None, None] ** light.gamma * np.array(light.cast)
-    return np.clip(((values - 0.45) * light.contrast + 0.45) * 255, 0, 255).astype(np.uint8)
+    curve: Image = np.clip(((values - 0.45) * light.contrast + 0.45) * 255, 0, 255).astype(np.uint8)
+    return curve
 
 
 @functools.lru_cache(4)
@@ -141,9 +154,10 @@ def _grain(height: int, width: int) -> Image:
     """Noise about 128 with a standard deviation of 32, larger than the frame, so that each moment cuts its own part."""
     rng = np.random.default_rng(13)
     shape = (height + 64, width + 64)
-    fine = rng.normal(0, 1, (*shape, 3)) * 0.6 + rng.normal(0, 1, (*shape, 1)) * 0.65
+    fine = rng.standard_normal((*shape, 3), np.float32) * 0.6 + rng.standard_normal((*shape, 1), np.float32) * 0.65
     coarse = (noise(rng, *shape, 2)[..., None] - 0.5) * 1.2
-    return np.clip(128 + 32 * (fine + coarse), 0, 255).astype(np.uint8)
+    grain: Image = np.clip(128 + 32 * (fine + coarse), 0, 255).astype(np.uint8)
+    return grain
 
 
 def _varied(rng: np.random.Generator, color: Color, spread: float) -> Color:

@@ -7,21 +7,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .canvas import Canvas, Color, Points
+from .bodies import CIRCLE, LIT, Body, scaled
+from .canvas import Canvas, Color, Face, Points
+from .cars import car
 from .classes import BUILDING, CAR, CYCLIST, FENCE, PERSON, POLE, SIGN, TREE
 from .light import Light
-from .plan import Street, Thing
+from .people import STEPS, cyclist, person
+from .plan import RAILING, Street, Thing
 from .textures import CROWNS, FACADES, crown, facade, hedge, planks, roof
-from .vehicles import Body, car, cyclist, person
 
 _HOUSE_DEEP_M = 9.0
+_LEAST_PX = 1.4  # faces smaller than this are left out
+# Further away than this they are smaller than a few pixels.
+_FAR_M = {"person": 80.0, "cyclist": 90.0, "bollard": 50.0, "bush": 90.0, "sign": 100.0, "lamp": 110.0}
 _STEEL: Color = (112, 116, 116)
+
+
+def in_frame(canvas: Canvas, street: Street, thing: Thing) -> bool:
+    """Whether a thing may show in the frame; what is not sure counts as seen."""
+    camera = canvas.camera
+    depth = thing.z - camera.eye[2]
+    if thing.length_m > 5 or depth < 3:
+        return thing.length_m > 0 or depth > 0.6
+    if depth > _FAR_M.get(thing.kind, 200.0):
+        return False
+    column = camera.center + camera.focal * (street.bend(thing.z) + thing.u - camera.eye[0]) / depth
+    reach = camera.focal * 4.5 / depth
+    return bool(-reach < column < canvas.labels.shape[1] + reach)
 
 
 def paint_shadow(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     """Darken the ground under and beside a thing; to be called for all things before any is painted."""
     depth = thing.z - canvas.camera.eye[2]
-    if thing.kind == "car":
+    if thing.kind == "car" and depth < 70:
         for grow, gain in ((0.25, 0.72), (0.0, 0.5)):
             half = 0.9 + grow
             flat = ((-half, 0, -grow), (half, 0, -grow), (half, 0, 4.4 + grow), (-half, 0, 4.4 + grow))
@@ -34,7 +52,7 @@ def paint_shadow(canvas: Canvas, street: Street, light: Light, thing: Thing) -> 
             (-0.28, 0, 0.25 + thing.length_m),
         )
         canvas.shade(_placed(street, thing, flat), 0.7)
-    if light.sun_slope and depth < 90:
+    if light.sun_slope and depth < (90 if thing.kind == "house" else 45):
         _cast_shadow(canvas, street, light, thing)
 
 
@@ -51,12 +69,8 @@ def _cast_shadow(canvas: Canvas, street: Street, light: Light, thing: Thing) -> 
         flat = ((0, 0, 0), (reach, 0, 1.5), (reach, 0, thing.length_m + 1.5), (0, 0, thing.length_m))
         canvas.shade(_placed(street, thing, flat), gain)
     elif thing.kind == "tree":
-        turn = np.arange(10) * (2 * np.pi / 10)
-        flat = tuple(
-            (away * 4.0 * light.sun_slope + 2.2 * float(np.cos(a)) * (1 + light.sun_slope), 0.0, 1.7 * float(np.sin(a)))
-            for a in turn
-        )
-        canvas.shade(_placed(street, thing, flat), 0.66)
+        middle, wide = away * 4.0 * light.sun_slope, 2.2 * (1 + light.sun_slope)
+        canvas.shade(_placed(street, thing, [(middle + wide * c, 0.0, 1.7 * s) for c, s in CIRCLE]), 0.66)
     elif thing.kind in ("person", "cyclist", "lamp", "sign"):
         reach = away * (6.0 if thing.kind == "lamp" else 1.7) * light.sun_slope
         canvas.shade(_placed(street, thing, ((0, 0, 0), (reach, 0, 0.2), (reach, 0, 0.4), (0, 0, 0.15))), 0.7)
@@ -79,7 +93,7 @@ def _house(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     gable = [(x0, 0.0), (far_x, 0.0), (far_x, high), ((x0 + far_x) / 2, high + rise), (x0, high)]
     end = light.tone("front", depth)
     canvas.polygon(
-        np.array([(x, y, thing.z) for x, y in gable]), end.apply(_scaled(front.wall, 0.8 + 0.15 * tint)), BUILDING
+        np.array([(x, y, thing.z) for x, y in gable]), end.apply(scaled(front.wall, 0.8 + 0.15 * tint)), BUILDING
     )
     for story in range(int(high / 3.2)):  # a column of windows in the end wall
         for shift in (0.3, 0.65):
@@ -87,7 +101,7 @@ def _house(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
             pane = np.array(
                 [(x - 0.5, y, thing.z), (x + 0.5, y, thing.z), (x + 0.5, y + 1.3, thing.z), (x - 0.5, y + 1.3, thing.z)]
             )
-            if y + 1.5 < high and style < 0.6:
+            if y + 1.5 < high and style < 0.6 and depth < 60:
                 canvas.polygon(pane, end.apply((108, 90, 74)), None)
     if rise and style > 0.4:
         x, y = x0 + out * 3.2, high + rise * 0.7
@@ -107,8 +121,7 @@ def _house(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
 
 
 def _fence(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
-    low = thing.look % 4 == 3
-    _wall(canvas, street, light, thing, 1.1 if low else 1.5)
+    _wall(canvas, street, light, thing, 1.1 if thing.look == RAILING else 1.5)
 
 
 def _hedge(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
@@ -149,9 +162,11 @@ def _tree(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     shape = ((-trunk, 0, 0), (trunk, 0, 0), (trunk * 0.6, foot + 1.2, 0), (-trunk * 0.6, foot + 1.2, 0))
     canvas.polygon(_placed(street, thing, shape), tone.apply(bark), TREE)
     lit = ((trunk * 0.1, 0, 0), (trunk, 0, 0), (trunk * 0.6, foot + 1.2, 0), (0, foot + 1.2, 0))
-    canvas.polygon(_placed(street, thing, lit), tone.apply(_scaled(bark, 1.25 if light.sun_side > 0 else 0.7)), None)
+    if depth < 30:
+        canvas.polygon(_placed(street, thing, lit), tone.apply(scaled(bark, 1.25 if light.sun_side > 0 else 0.7)), None)
     middle = _placed(street, thing, ((0, foot, 0),))[0]
-    for shift, scale, back in ((first - 0.5, 0.8, 0.4), (0.0, 1.0, 0.0)):
+    parts = ((first - 0.5, 0.8, 0.4), (0.0, 1.0, 0.0))
+    for shift, scale, back in parts if depth < 60 else parts[1:]:
         left = middle + np.array([-wide * scale / 2 + 1.6 * shift, (1 - scale) * high * 0.9, back])
         size = np.array([wide * scale, 0.0, 0.0]), np.array([0.0, high * scale, 0.0])
         look = crown((thing.look + round(5 * back)) % CROWNS)
@@ -169,7 +184,7 @@ def _lamp(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     _, second, third = _dice(thing.look)
     high, inward = 6.4 + 1.8 * second, -1.7 if thing.u > 0 else 1.7
     tone = light.tone("front", thing.z - canvas.camera.eye[2])
-    steel = tone.apply(_scaled(_STEEL, 0.55 + 0.7 * third))
+    steel = tone.apply(scaled(_STEEL, 0.55 + 0.7 * third))
     _post(canvas, street, light, thing, 0.11, high, steel)
     arm = ((0, high - 0.1, 0), (0, high + 0.02, 0), (inward, high + 0.34, 0), (inward, high + 0.24, 0))
     canvas.polygon(_placed(street, thing, arm), steel, POLE)
@@ -218,8 +233,8 @@ def _sign(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     face(1.0, rim, SIGN)
     face(0.74 if corners != 4 else 0.9, inner, None)
     for row in (-0.3, 0.0, 0.3) if board else (0.0,):  # writing or a symbol
-        mark = ((-wide * 0.42, middle + half * (row - 0.09), 0), (wide * 0.42, middle + half * (row - 0.09), 0),
-                (wide * 0.3, middle + half * (row + 0.09), 0), (-wide * 0.42, middle + half * (row + 0.09), 0))  # fmt: skip
+        low, high = middle + half * (row - 0.09), middle + half * (row + 0.09)
+        mark = ((-wide * 0.42, low, 0), (wide * 0.42, low, 0), (wide * 0.3, high, 0), (-wide * 0.42, high, 0))
         canvas.polygon(_placed(street, thing, mark), tone.apply(white if inner != white else (40, 40, 40)), None)
 
 
@@ -233,9 +248,8 @@ def _signal(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     if thing.toward:
         lit = 0 if first < 0.5 else 2
         for index, color in enumerate(((40, 40, 255), (30, 170, 255), (120, 240, 60))):
-            turn = np.arange(10) * (2 * np.pi / 10)
-            lens = [(0.15 * np.cos(a), 3.31 - 0.36 * index + 0.15 * np.sin(a), 0) for a in turn]
-            shown = light.tone("self", depth).apply(color) if index == lit else tone.apply(_scaled(color, 0.22))
+            lens = [(0.15 * c, 3.31 - 0.36 * index + 0.15 * s, 0.0) for c, s in CIRCLE]
+            shown = light.tone("self", depth).apply(color) if index == lit else tone.apply(scaled(color, 0.22))
             canvas.polygon(_placed(street, thing, lens), shown, None)
     elif second < 0.8:
         canvas.polygon(_placed(street, thing, _rectangle(0, 2.95, 0.15, 0.5)), tone.apply((56, 58, 58)), None)
@@ -253,12 +267,12 @@ def _car(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
 
 
 def _person(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
-    step = round(thing.phase * 8 / np.pi) % 16
+    step = round(thing.phase * STEPS / (2 * np.pi)) % STEPS
     _body(canvas, street, light, thing, person(thing.look, step, thing.aside, thing.toward), PERSON)
 
 
 def _cyclist(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
-    step = round(thing.phase * 8 / np.pi) % 16
+    step = round(thing.phase * STEPS / (2 * np.pi)) % STEPS
     _body(canvas, street, light, thing, cyclist(thing.look, step, thing.toward), CYCLIST)
 
 
@@ -279,9 +293,19 @@ _PAINTERS = {
 
 
 def _body(canvas: Canvas, street: Street, light: Light, thing: Thing, body: Body, class_id: int) -> None:
-    depth = thing.z - canvas.camera.eye[2]
-    tones = {lit: light.tone(lit, depth) for lit in ("front", "left", "right", "up", "self")}
-    faces = [(part, tones[lit].apply(color)) for part, color, lit in body.faces]
+    """Paint a body without the details that are too small to see."""
+    depth = max(thing.z - canvas.camera.eye[2], 1.0)
+    tones = [light.tone(lit, depth) for lit in LIT]
+    left = np.array([1 - tone.haze for tone in tones])[:, None]
+    gains = np.array([tone.gain for tone in tones]) * left
+    colors = body.colors * gains[body.lit] + (np.array(light.rim) * (1 - left))[body.lit]
+    seen = np.clip(colors, 0, 255).astype(int).tolist()
+    least_m = _LEAST_PX * depth / canvas.camera.focal
+    faces: list[Face] = [
+        (part, (color[0], color[1], color[2]), detail)
+        for part, color, detail, size in zip(body.parts, seen, body.details, body.sizes_m, strict=True)
+        if size > least_m
+    ]
     canvas.polygons(_placed(street, thing, body.points), faces, class_id)
 
 
@@ -322,8 +346,3 @@ def _rectangle(x: float, y: float, half_x: float, half_y: float) -> tuple[tuple[
 def _dice(look: int) -> tuple[float, float, float]:
     first, second, third = np.random.default_rng([24, look]).random(3).tolist()
     return first, second, third
-
-
-def _scaled(color: Color, gain: float) -> Color:
-    blue, green, red = (min(value * gain, 255.0) for value in color)
-    return blue, green, red

@@ -18,6 +18,7 @@ from .textures import FACADES, facade
 
 VIEW_M = 170.0
 _CHUNK_M = 60.0
+RAILING = 3  # the look of a fence along the kerb; fences of gardens have others
 CROSSING_EVERY_M = 102.4  # a multiple of the ground picture's length
 
 
@@ -119,7 +120,7 @@ def street_from_seed(seed: int) -> Street:
     lane, lanes = rng.uniform(3.0, 3.6), 1 if rng.random() < 0.72 else 2
     parking = (bool(rng.random() < 0.6), bool(rng.random() < 0.6))
     kerb = tuple(lane * lanes + (2.3 if parked else 0.4) for parked in parking)
-    wall = tuple(side + rng.uniform(2.2, 4.6) for side in kerb)
+    wall = tuple(side + rng.uniform(2.8, 5.4) for side in kerb)
     trees = tuple(float(rng.uniform(9, 18)) if rng.random() < 0.6 else 0.0 for _ in range(2))
     course = tuple(
         (rng.uniform(0, 0.0032) * (length / (2 * math.pi)) ** 2, length, rng.uniform(0, 2 * math.pi))
@@ -140,7 +141,7 @@ def street_from_seed(seed: int) -> Street:
         speed=rng.uniform(5.5, 10.0),
         eye_m=rng.uniform(1.25, 1.75),
         zoom=rng.uniform(0.78, 1.05),
-        horizon=rng.uniform(0.40, 0.52),
+        horizon=rng.uniform(0.43, 0.56),
         busy=rng.uniform(0.35, 0.9),
     )
 
@@ -193,13 +194,13 @@ def _lots(street: Street, side: int, sign: int, start: float, rng: np.random.Gen
                 look = int(rng.integers(1 << 30))
                 yield Thing("bush", sign * (wall + 0.8), z + along, 0, look, order=z + along + 0.5)
         else:
-            yield Thing(kind, sign * wall, z, width, look, order=z + width)
+            yield Thing(kind, sign * wall, z, width, look - look % 4 + look % 3, order=z + width)
         z += width
 
 
 def _furniture(street: Street, side: int, sign: int, start: float, rng: np.random.Generator) -> Iterator[Thing]:
     """What stands on the pavement and parks beside it."""
-    kerb, wall = street.kerb_m[side], street.wall_m[side]
+    kerb = street.kerb_m[side]
     edge = sign * (kerb + 0.45)
     look = rng.integers(1 << 30, size=32).tolist()
     for z in (start + 11 + 19 * side, start + 41 + 17 * side):
@@ -213,9 +214,10 @@ def _furniture(street: Street, side: int, sign: int, start: float, rng: np.rando
     if rng.random() < 0.4:
         for z in start + rng.uniform(0, 40) + np.arange(int(rng.integers(3, 9))) * 2.2:
             yield Thing("bollard", edge, float(z), 0, look[14], order=float(z))
-    if rng.random() < 0.25 and wall - kerb > 2.6:
-        z, length = start + rng.uniform(0, 40), rng.uniform(6, 14)
-        yield Thing("fence", sign * (kerb + 0.25), z, length, 3 + 4 * (look[15] % 9), order=z + 0.1)
+    if rng.random() < 0.45 and not street.parking[side]:
+        # Railings in short pieces: one long thing could not be ordered among the people behind and the cars before it.
+        for z in start + rng.uniform(0, 34) + 2.0 * np.arange(int(rng.integers(4, 11))):
+            yield Thing("fence", sign * (kerb + 0.25), float(z), 2.0, RAILING, order=float(z) + 0.1)
     crossing = math.ceil(start / CROSSING_EVERY_M) * CROSSING_EVERY_M
     if crossing < start + _CHUNK_M:
         yield Thing("signal", edge, crossing - 1.2, 0, look[16], sign == street.drive, order=crossing - 1.2)
@@ -246,14 +248,14 @@ def _moving(street: Street, time_s: float, eye: float) -> Iterator[Thing]:
             yield Thing("car", drive * lane / 2, z, 4.4, _look(look), order=z - 5)
     for side, sign in ((0, -1), (1, 1)):
         along = sign == drive
-        for index, z, numbers in _stream(street, 40 + side, 38.0, 4.6 if along else -4.6, time_s, eye):
+        for index, z, numbers in _stream(street, 40 + side, 27.0, 4.6 if along else -4.6, time_s, eye):
             if numbers[0] < busy * 0.75:
                 u, phase = sign * (lane * street.lanes - 0.45), 5.0 * time_s + index
                 yield Thing("cyclist", u, z, 1.1, _look(numbers[1]), not along, phase, z - 4)
         room = max(street.wall_m[side] - street.kerb_m[side] - 1.4, 0.1)
         for way in (-1, 1):
             for index, z, numbers in _stream(street, 50 + 2 * side + way, 9.0, way * 1.3, time_s, eye):
-                if numbers[0] < busy * 0.62:
+                if numbers[0] < busy * 0.8:
                     u = sign * (street.kerb_m[side] + 0.9 + numbers[1] * room)
                     yield Thing("person", u, z, 0, _look(numbers[2]), way < 0, 5.5 * time_s + index, z)
     yield from _crossing(street, eye)

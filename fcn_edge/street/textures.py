@@ -1,4 +1,4 @@
-"""Pictures of surfaces made from a number: facades, foliage, planks, roofs, clouds; knows nothing about where they stand."""
+"""Pictures of surfaces, each made from a number: facades, leaves, planks, roofs, clouds; knows nothing about places."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _PX_PER_M = 22
 # Blue, green, red.
 _WALLS: tuple[Color, ...] = (
     (62, 78, 140), (70, 92, 158), (88, 108, 150), (150, 178, 205), (175, 200, 214), (190, 196, 200), (128, 140, 150),
-    (150, 190, 220), (196, 200, 182), (170, 150, 138), (120, 160, 190), (205, 212, 216), (96, 100, 112), (140, 176, 160),
+    (150, 190, 220), (196, 200, 182), (170, 150, 138), (120, 160, 190), (205, 212, 216), (96, 100, 112),
+    (140, 176, 165),
 )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def noise(rng: np.random.Generator, height: int, width: int, cell: int) -> NDArr
     size = (round(padded.shape[1] * scale_x), round(padded.shape[0] * scale_y))
     wide = cv2.resize(padded, size, interpolation=cv2.INTER_LINEAR)
     top, left = round(2 * scale_y), round(2 * scale_x)
-    return np.clip(wide[top : top + height, left : left + width], 0, 1)
+    part: NDArray[np.float32] = wide[top : top + height, left : left + width]
+    return part
 
 
 def pyramid(picture: Image, mask: Labels | None = None) -> Texture:
@@ -112,12 +114,11 @@ def crown(index: int) -> Texture:
         spots.append(lobe + np.stack((radius * np.cos(angle), radius * np.sin(angle)), 1))
     spots_xy = np.clip(np.concatenate(spots), -0.92, 0.92)
     light = -0.55 * spots_xy[:, 1] - 0.3 * spots_xy[:, 0] + rng.normal(0, 0.2, len(spots_xy))
-    for index_ in np.argsort(light):
-        x, y = (int((value * 0.5 + 0.5) * size) for value in spots_xy[index_])
-        gain = 0.42 + 0.75 * float(np.clip(light[index_] * 0.7 + 0.5, 0, 1.25))
-        radius = int(rng.integers(3, 8))
-        cv2.circle(picture, (x, y), radius, tuple(float(value) for value in leaf * gain), -1)
-        cv2.circle(mask, (x, y), radius, 1, -1)
+    for spot in np.argsort(light):
+        at = (int((spots_xy[spot, 0] + 1) * size / 2), int((spots_xy[spot, 1] + 1) * size / 2))
+        gain, dot = 0.42 + 0.75 * float(np.clip(light[spot] * 0.7 + 0.5, 0, 1.25)), int(rng.integers(3, 8))
+        cv2.circle(picture, at, dot, tuple((leaf * gain).tolist()), -1)
+        cv2.circle(mask, at, dot, 1, -1)
     return pyramid(picture, mask)
 
 
@@ -135,11 +136,11 @@ def hedge(index: int) -> Texture:
 
 @functools.lru_cache(8)
 def planks(index: int) -> Texture:
-    """A fence, about 6 m long: boards, a picket fence or railings before a dark panel."""
+    """A fence: boards, brown or dark, or pickets, about 6 m long; number 3 of four: 2 m of close railings."""
     rng = np.random.default_rng([4, index])
     height, width = 64, 240
     color = np.array([(66, 98, 140), (58, 74, 96), (188, 196, 200), (70, 84, 60)][index % 4], np.float64)
-    board = (12, 20, 10, 8)[index % 4]
+    board = (12, 20, 10, 20)[index % 4]
     each = rng.uniform(0.78, 1.12, width // board + 1)[np.arange(width) // board]
     shade = each * np.where(np.arange(width) % board < 2, 0.45, 1.0) * (0.9 + 0.2 * noise(rng, height, width, 3))
     for rail in (14, 48):
