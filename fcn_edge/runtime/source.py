@@ -88,15 +88,15 @@ def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
         The opened source; close it, or use it in a ``with``.
 
     Raises:
-        UsageError: if ``spec`` or ``fps`` means nothing.
-        SourceError: if it means something that is not there, is broken or does not answer.
+        UsageError: if ``fps`` cannot be used.
+        SourceError: if ``spec`` means nothing, or something that is not there, is broken or does not answer.
         MissingError: if OpenCV is not installed.
     """
     if fps is not None and not 0 < fps <= 1000:
         raise UsageError(f"a source cannot play at {fps} frames a second; give more than 0 and at most 1000")
     text = str(spec)
     if not text:
-        raise UsageError(f"the source is empty; expected {_EXPECTED}")
+        raise SourceError(f"the source is empty; expected {_EXPECTED}")
     scheme, has_scheme, rest = text.partition("://")
     if has_scheme:
         return _open_url(text, scheme.lower(), rest, fps)
@@ -136,7 +136,7 @@ def _open_url(text: str, scheme: str, rest: str, fps: float | None) -> Source:
         from .source_video import open_camera
 
         return open_camera(text)
-    raise UsageError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
+    raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 
 def _open_images(paths: list[Path], name: str, nothing: str, fps: float | None) -> Source:

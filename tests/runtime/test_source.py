@@ -127,10 +127,10 @@ def test_broken_image_is_named(tmp_path, marks, broken, damage):
         ("missing.mp4", SourceError, "does not exist"),
         ("missing/*.png", SourceError, "no image matches"),
         ("empty", SourceError, "holds no image"),
-        ("", UsageError, "empty"),
+        ("", SourceError, "empty"),
         ("/dev/video97", SourceError, "cameras on this machine"),
-        ("gopher://x/y", UsageError, "unknown scheme"),
-        ("synthetic://sea", UsageError, "sea"),
+        ("gopher://x/y", SourceError, "unknown scheme"),
+        ("synthetic://sea", SourceError, "sea"),
         ("csi://front", SourceError, "csi"),
     ],
 )
@@ -154,7 +154,7 @@ def test_bad_rates(fps):
     ["size=0x0", "size=1000000x4", "size=4", "size=", "seed=-1", "seed=x", "fps=0", "fps=nan", "frames=0", "tint=red"],
 )
 def test_bad_synthetic_options(query):
-    with pytest.raises(UsageError, match="synthetic://street"):
+    with pytest.raises(SourceError, match="synthetic://street"):
         open_synthetic(f"street?{query}")
 
 

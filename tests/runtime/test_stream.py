@@ -214,6 +214,7 @@ def test_status_tells_counts_and_rates(list_source, marks):
     assert [status.frames_out for status in seen] == sorted({status.frames_out for status in seen})
     assert all(0 < status.fps <= 110 and status.latency_p95_ms >= 9 for status in seen)
     assert seen[-1].frame_count == 20
+    assert f"frame {seen[-1].frames_out}/20" in str(seen[-1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
