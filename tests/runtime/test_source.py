@@ -48,6 +48,18 @@ def test_video_cut_off_in_the_middle_ends_with_a_note(tmp_path, make_video):
     assert 20 <= count <= 40
 
 
+def test_video_with_corrupt_packets_is_read_as_far_as_it_can_be(tmp_path, make_video):
+    path = make_video(tmp_path / "v.mp4", 60, (240, 320))
+    data = bytearray(path.read_bytes())
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    data[start + (end - start) // 3 : start + (end - start) // 2] = b"\xa5" * ((end - start) // 2 - (end - start) // 3)
+    path.write_bytes(data)
+    with open_source(path) as source:
+        frames = list(source)
+    assert 10 <= len(frames) <= 60
+    assert all(frame.image_bgr.shape == (240, 320, 3) for frame in frames)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text file\n" * 50, b"\0" * 5000])
 def test_what_is_no_video_is_refused(tmp_path, content):
     path = tmp_path / "x.mp4"
