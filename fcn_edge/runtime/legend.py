@@ -10,7 +10,7 @@ from ..contract import Contract
 from ..pixels import Image, require_cv2
 
 _MAX_SHARE = 0.25  # of the picture's height
-_MIN_TEXT_PX, _MAX_TEXT_PX = 6, 28  # height of a capital letter
+_MIN_TEXT_PX, _MAX_TEXT_PX = 7, 28  # height of a capital letter
 _BACKDROP = 0.25  # brightness that is left of the picture under the legend
 
 

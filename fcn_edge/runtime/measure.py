@@ -84,6 +84,14 @@ class StreamStatus:
     latency_p95_ms: float | None
     age_p95_ms: float | None
 
+    def __str__(self) -> str:
+        of = f"/{self.frame_count}" if self.frame_count else ""
+        p95 = [f"{ms:.1f} ms" if ms is not None else "-" for ms in (self.latency_p95_ms, self.age_p95_ms)]
+        return (
+            f"{self.elapsed_s:6.1f} s  frame {self.frames_out}{of}  {self.fps_in:.1f} fps in, {self.fps:.1f} out  "
+            f"dropped {self.dropped}  latency p95 {p95[0]}  age p95 {p95[1]}"
+        )
+
 
 class Latencies:
     """Percentiles of any number of durations in constant memory: a histogram whose bins are 0.5 % wide."""

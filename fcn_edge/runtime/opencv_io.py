@@ -27,4 +27,6 @@ def quiet_cv2() -> Iterator[ModuleType]:
 
 def has_backend(cv2: ModuleType, api: int) -> bool:
     """Whether this build of OpenCV has a video backend, such as ``cv2.CAP_FFMPEG`` or ``cv2.CAP_GSTREAMER``."""
-    return api in cv2.videoio_registry.getBackends()
+    registry = cv2.videoio_registry
+    # getBackends also lists plugins that are not there; OpenCV before 4.7 can only tell the list.
+    return bool(registry.hasBackend(api)) if hasattr(registry, "hasBackend") else api in registry.getBackends()

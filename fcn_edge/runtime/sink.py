@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,6 @@ from ..errors import UsageError
 from .frame import Result
 
 _EXPECTED = "a video file (.mp4, .mov, .mkv, .avi), a folder, null:// or show://"
-_NO_FOLDERS = (".gif", ".webm", ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".txt", ".json", ".onnx", ".pt")
 _Sink = TypeVar("_Sink", bound="Sink")  # typing.Self needs Python 3.11
 
 
@@ -132,8 +132,8 @@ def open_sink(
 
     if path.suffix.lower() in CODECS:
         return VideoSink(path, fps, force)
-    if path.suffix.lower() in _NO_FOLDERS and not path.is_dir():
-        raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED}")
+    if re.fullmatch(r"\.[A-Za-z]\w{0,4}", path.suffix) and not path.is_dir() and not text.endswith("/"):
+        raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED} (end its name with /)")
     from .sink_folder import FolderSink
 
     return FolderSink(path, force)

@@ -88,13 +88,15 @@ def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
         The opened source; close it, or use it in a ``with``.
 
     Raises:
-        UsageError: if ``spec`` or ``fps`` means nothing.
-        SourceError: if it means something that is not there, is broken or does not answer.
+        UsageError: if ``fps`` cannot be used.
+        SourceError: if ``spec`` means nothing, or something that is not there, is broken or does not answer.
         MissingError: if OpenCV is not installed.
     """
     if fps is not None and not 0 < fps <= 1000:
         raise UsageError(f"a source cannot play at {fps} frames a second; give more than 0 and at most 1000")
     text = str(spec)
+    if not text:
+        raise SourceError(f"the source is empty; expected {_EXPECTED}")
     scheme, has_scheme, rest = text.partition("://")
     if has_scheme:
         return _open_url(text, scheme.lower(), rest, fps)
@@ -112,14 +114,14 @@ def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         return _open_images([path], text, "", fps)
     if not path.is_file():
-        raise SourceError(f"source {text or '(empty)'} does not exist; expected {_EXPECTED}")
+        raise SourceError(f"source {text} does not exist; expected {_EXPECTED}")
     from .source_video import open_video
 
     return open_video(path, fps)
 
 
 def redact(text: str) -> str:
-    """``text`` without passwords: ``rtsp://user:pw@host`` becomes ``rtsp://***@host``, ``password=x`` ``password=***``."""
+    """``text`` without passwords: ``rtsp://user:pw@host`` becomes ``rtsp://***@host``, ``pwd=x`` ``pwd=***``."""
     # Up to the last @ of the word: a password may itself hold @ or /.
     text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s'\"]*@", r"\1***@", text)
     return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)
@@ -134,7 +136,7 @@ def _open_url(text: str, scheme: str, rest: str, fps: float | None) -> Source:
         from .source_video import open_camera
 
         return open_camera(text)
-    raise UsageError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
+    raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 
 def _open_images(paths: list[Path], name: str, nothing: str, fps: float | None) -> Source:

@@ -48,10 +48,10 @@ class ImageSource(Source):
         return self._frame(image, self._names[index])
 
 
-def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
+def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Sorts digits by their value and letters by case-folded text: ``a2`` < ``a10`` < ``b1``."""
     parts = re.split(r"(\d+)", str(path).casefold())
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part), str(path)
 
 
 def _read(path: Path) -> Image:

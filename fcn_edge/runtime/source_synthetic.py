@@ -6,7 +6,7 @@ import re
 import time
 from urllib.parse import parse_qsl
 
-from ..errors import UsageError
+from ..errors import SourceError
 from .frame import Frame
 from .source import Source
 
@@ -50,15 +50,15 @@ def open_synthetic(rest: str, fps: float | None = None) -> StreetSource:
     """The source that ``synthetic://<rest>`` names.
 
     Raises:
-        UsageError: if the scene or an option is unknown, or a value cannot be used.
+        SourceError: if the scene or an option is unknown, or a value cannot be used.
     """
     scene, _, query = rest.partition("?")
     if scene != "street":
-        raise UsageError(f"synthetic scene '{scene}' is unknown; expected synthetic://street[?{_OPTIONS}]")
+        raise SourceError(f"synthetic scene '{scene}' is unknown; expected synthetic://street[?{_OPTIONS}]")
     options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(options) - {"seed", "size", "fps", "frames", "live"})
     if unknown:
-        raise UsageError(f"synthetic://street has no option '{unknown[0]}'; expected ?{_OPTIONS}")
+        raise SourceError(f"synthetic://street has no option '{unknown[0]}'; expected ?{_OPTIONS}")
     return StreetSource(
         _size(options.get("size", "360x480")),
         int(_number(options, "seed", 0, 0, 2**31 - 1)),
@@ -72,14 +72,14 @@ def _number(options: dict[str, str], name: str, default: float, low: float, high
     text = options.get(name, str(default))
     is_number = re.fullmatch(r"\d+(\.\d+)?" if name == "fps" else r"\d+", text)
     if not is_number or not low <= float(text) <= high:
-        raise UsageError(f"synthetic://street has {name}={text}; expected a number from {low:g} to {high:g}")
+        raise SourceError(f"synthetic://street has {name}={text}; expected a number from {low:g} to {high:g}")
     return float(text)
 
 
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
-        raise UsageError(
+        raise SourceError(
             f"synthetic://street has size={text}; expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 360x480"
         )
     return int(found[1]), int(found[2])

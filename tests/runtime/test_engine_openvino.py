@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from fcn_edge.contract import METADATA_KEY
+from fcn_edge.errors import EngineError, FcnEdgeError, MissingError, ModelError, UsageError
+from fcn_edge.runtime.engine import open_engine, physical_cores
+from fcn_edge.runtime.onnx_file import contract_from_onnx, split_onnx
+
+pytest.importorskip("openvino")
+
+
+def small_image(size_hw, seed=0):
+    return np.random.default_rng(seed).integers(0, 8, (*size_hw, 3), np.uint8)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+@pytest.mark.parametrize(("classes", "size_hw"), [(1, (32, 32)), (5, (45, 70)), (256, (33, 65))])
+def test_labels_are_those_of_numpy(hand_model, tmp_path, classes, size_hw, stages):
+    model = hand_model(classes, size_hw, stages)
+    image = small_image(size_hw)
+    expected = model.labels(image)
+    with open_engine(model.write(tmp_path / "m.onnx"), threads=1) as engine:
+        np.testing.assert_array_equal(engine.infer(image), expected)
+        assert engine.contract == model.contract
+        assert (engine.backend, engine.precision) == ("openvino", "fp32")
+        assert set(engine.stages_ms) == {"resize", "network", "head", "restore"}
+        assert engine.stages_ms["network"] > 0
+    if classes > 1:
+        assert len(np.unique(expected)) > 1, "a check against a constant picture shows nothing"
+
+
+def test_labels_of_one_frame_survive_the_next(hand_model, tmp_path):
+    model = hand_model()
+    first, second = small_image(model.contract.size_hw, 1), small_image(model.contract.size_hw, 2)
+    with open_engine(model.write(tmp_path / "m.onnx")) as engine:
+        kept = engine.infer(first)
+        engine.infer(second)
+        np.testing.assert_array_equal(kept, model.labels(first))
+        assert (kept != model.labels(second)).any()
+
+
+@pytest.mark.parametrize("shape", [(90, 140, 3), (1, 1, 3), (45, 70, 4), (45, 70), (45, 70, 1), (17, 301, 3)])
+def test_any_frame_gives_labels_of_its_size(hand_model, tmp_path, shape):
+    with open_engine(hand_model().write(tmp_path / "m.onnx")) as engine:
+        labels = engine.infer(np.zeros(shape, np.uint8))
+    assert (labels.shape, labels.dtype) == (shape[:2], np.uint8)
+
+
+def test_grey_and_bgra_are_seen_as_bgr(hand_model, tmp_path):
+    model = hand_model()
+    grey = small_image(model.contract.size_hw)[:, :, 0]
+    bgr = np.repeat(grey[:, :, None], 3, 2)
+    with open_engine(model.write(tmp_path / "m.onnx")) as engine:
+        for frame in (grey, grey[:, :, None], np.dstack([bgr, np.full_like(grey, 99)])):
+            np.testing.assert_array_equal(engine.infer(frame), model.labels(bgr))
+
+
+@pytest.mark.parametrize("frame", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_frame_is_refused(hand_model, tmp_path, frame):
+    with open_engine(hand_model().write(tmp_path / "m.onnx")) as engine, pytest.raises(UsageError, match="frame"):
+        engine.infer(frame)
+
+
+def test_fp16_file_runs_and_says_so(hand_model, tmp_path):
+    model = hand_model(dtype=TensorProto.FLOAT16)
+    image = small_image(model.contract.size_hw)
+    with open_engine(model.write(tmp_path / "m.onnx")) as engine:
+        assert engine.precision == "fp16"
+        # With the f32 hint sums are exact, and only the score maps pass through 11 bits at the file's cast.
+        assert (engine.infer(image) == model.labels(image)).mean() > 0.99
+
+
+def test_closed_engine_says_so(hand_model, tmp_path):
+    engine = open_engine(hand_model().write(tmp_path / "m.onnx"))
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(np.zeros((4, 4, 3), np.uint8))
+
+
+def drop_contract(model):
+    del model.metadata_props[:]
+
+
+def spoil_contract(model):
+    next(entry for entry in model.metadata_props if entry.key == METADATA_KEY).value = '{"model": 3}'
+
+
+def drop_head(model):
+    del model.graph.node[-1]
+
+
+def other_size(model):
+    model.graph.node[-1].attribute[0].ints[0] = 7
+
+
+def other_input(model):
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def other_shape(model):
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 999
+
+
+def swapped_kernels(model):
+    names = model.graph.node[-1].input
+    names[3], names[5] = names[5], names[3]
+
+
+def swapped_scores(model):
+    names = model.graph.node[-1].input
+    names[0], names[2] = names[2], names[0]
+
+
+def unknown_operator(model):
+    model.graph.node[1].op_type = "Transmogrify"
+
+
+def missing_kernel(model):
+    model.graph.node[-1].input[4] = "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (drop_contract, "carries no contract"),
+        (spoil_contract, "contract cannot be read"),
+        (drop_head, "last node is Conv"),
+        (other_size, r"cuts to \[7, 70\]"),
+        (other_input, "not uint8"),
+        (other_shape, r"\[1, 999, 70, 3\]"),
+        (swapped_kernels, "kernel 1"),
+        (swapped_scores, "twice as fine"),
+        (unknown_operator, "OpenVINO cannot load"),
+        (missing_kernel, "kernel 2"),
+    ],
+)
+def test_onnx_of_another_kind_is_refused_in_a_sentence(hand_model, tmp_path, break_it, said):
+    path = hand_model().write(tmp_path / "m.onnx", break_it)
+    with pytest.raises(ModelError, match=said) as caught:
+        open_engine(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_file_cut_anywhere_is_refused(hand_model, tmp_path):
+    whole = hand_model().write(tmp_path / "m.onnx").read_bytes()
+    path = tmp_path / "cut.onnx"
+    for length in (0, 1, 10, len(whole) // 3, len(whole) // 2, len(whole) - 200, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError):
+            open_engine(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "said"),
+    [
+        ("text.onnx", b"not a model\n", ModelError, "no ONNX file"),
+        ("empty.onnx", b"", ModelError, "0 bytes"),
+        ("missing.onnx", None, ModelError, "does not exist"),
+        ("missing.engine", None, ModelError, "does not exist"),
+        ("there.engine", b"plan", MissingError, "TensorRT"),
+        ("there.pt", b"", UsageError, "fcn-edge export"),
+        ("there.txt", b"", UsageError, "unknown"),
+        ("foo", None, UsageError, "none yet"),
+    ],
+)
+def test_bad_model_arguments(tmp_path, monkeypatch, name, content, error, said):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(name).write_bytes(content)
+    with pytest.raises(error, match=said) as caught:
+        open_engine(name)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(("options", "said"), [({"threads": 0}, "threads"), ({"precision_hint": "f64"}, "f64")])
+def test_bad_options(options, said):
+    with pytest.raises(UsageError, match=said):
+        open_engine("echo://", **options)
+
+
+def test_folder_named_onnx_is_refused(tmp_path):
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(FcnEdgeError) as caught:
+        open_engine(tmp_path / "m.onnx")
+    assert caught.value.exit_code == 4
+
+
+def test_without_openvino_the_message_tells_how_to_get_it(hand_model, tmp_path, monkeypatch):
+    path = hand_model().write(tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingError, match="pip install") as caught:
+        open_engine(path)
+    assert caught.value.exit_code == 3
+
+
+def test_openvino_reports_nothing_home():
+    import subprocess
+
+    code = (
+        "import sys; from fcn_edge.runtime.engine_openvino import require_openvino; require_openvino(); "
+        "print(sorted(name for name in sys.modules if name.startswith('openvino_telemetry')))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_contract_and_network_can_be_read_alone(hand_model, tmp_path):
+    model = hand_model()
+    path = model.write(tmp_path / "m.onnx")
+    assert contract_from_onnx(path) == model.contract
+    parts = split_onnx(path)
+    assert [kernel.shape for kernel in parts.kernels] == [(4, 1, 4, 4), (4, 1, 4, 4), (4, 1, 16, 16)]
+    assert b"SkipHead" not in parts.network
+
+
+def test_physical_cores_are_at_least_one():
+    assert 1 <= physical_cores() <= 4096

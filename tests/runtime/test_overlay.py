@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fcn_edge.dataset import distinct_palette
+from fcn_edge.errors import UsageError
+from fcn_edge.runtime.overlay import Overlay
+
+
+def scene(size_hw, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (*size_hw, 3), np.uint8), rng.integers(0, classes, size_hw, np.uint8)
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.25, 0.5, 1.0])
+def test_colours_are_those_of_the_contract(contract, opacity):
+    frame, labels = scene((40, 60))
+    picture = Overlay(contract, opacity, legend=False).draw(frame, labels)
+    palette_bgr = np.asarray(contract.palette, float)[:, ::-1]
+    expected = opacity * palette_bgr[labels] + (1 - opacity) * frame
+    assert np.abs(picture - expected).max() <= 0.5 + 1e-9
+
+
+def test_mask_and_both(contract):
+    frame, labels = scene((40, 60))
+    mask = Overlay(contract, legend=False, mode="mask").draw(frame, labels)
+    np.testing.assert_array_equal(mask, np.asarray(contract.palette, np.uint8)[:, ::-1][labels])
+    both = Overlay(contract, legend=False, mode="both").draw(frame, labels)
+    np.testing.assert_array_equal(both[:, 60:], mask)
+    np.testing.assert_array_equal(both[:, :60], Overlay(contract, legend=False).draw(frame, labels))
+
+
+def test_ids_that_are_no_class_are_black(contract):
+    frame = np.zeros((2, 2, 3), np.uint8)
+    assert Overlay(contract, 1.0, legend=False).draw(frame, np.full((2, 2), 200, np.uint8)).max() == 0
+
+
+def test_inputs_are_left_alone_and_the_picture_is_new(contract):
+    frame, labels = scene((240, 320))
+    copies = frame.copy(), labels.copy()
+    overlay = Overlay(contract, 0.0)
+    picture = overlay.draw(frame, labels)
+    np.testing.assert_array_equal(frame, copies[0])
+    np.testing.assert_array_equal(labels, copies[1])
+    assert not np.shares_memory(picture, frame)
+    assert not np.shares_memory(picture, overlay.draw(frame, labels))
+
+
+@pytest.mark.parametrize("mode", ["overlay", "mask", "both"])
+@pytest.mark.parametrize("classes", [1, 4, 19, 256])
+@pytest.mark.parametrize("size_hw", [(1, 1), (2, 300), (300, 2), (31, 57), (120, 160), (360, 480), (1080, 1920)])
+def test_legend_at_every_size(contract, size_hw, classes, mode):
+    ignore_id = 255 if classes < 256 else None
+    names = tuple(f"class number {index}" for index in range(classes))
+    big = replace(contract, class_names=names, palette=distinct_palette(classes), ignore_id=ignore_id)
+    frame, labels = scene(size_hw, classes)
+    plain = Overlay(big, legend=False, mode=mode).draw(frame, labels)
+    picture = Overlay(big, mode=mode).draw(frame, labels)
+    assert picture.shape == plain.shape
+    changed = np.flatnonzero((picture != plain).any((1, 2)))
+    if size_hw in ((360, 480), (1080, 1920)):
+        assert changed.size, "no legend was drawn"
+    if changed.size:
+        assert changed.size <= 0.25 * size_hw[0] + 1
+        assert changed[0] >= 0.7 * size_hw[0], "the legend belongs to the lower edge"
+
+
+def test_legend_shows_every_class_in_its_colour(contract):
+    frame = np.full((360, 480, 3), 128, np.uint8)
+    picture = Overlay(contract).draw(frame, np.full((360, 480), 200, np.uint8))
+    for red, green, blue in contract.palette:
+        assert (picture == (blue, green, red)).all(2).sum() > 20
+
+
+def test_legend_follows_the_size(contract):
+    overlay = Overlay(contract)
+    for size_hw in ((360, 480), (720, 1280), (360, 480)):
+        frame, labels = scene(size_hw)
+        np.testing.assert_array_equal(overlay.draw(frame, labels), Overlay(contract).draw(frame, labels))
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 1), (40, 60, 4)])
+def test_grey_and_bgra_frames(contract, shape):
+    assert Overlay(contract).draw(np.zeros(shape, np.uint8), np.zeros((40, 60), np.uint8)).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("labels", [np.zeros((3, 4), np.uint8), np.zeros((4, 4), np.int64)])
+def test_labels_that_do_not_fit_are_refused(contract, labels):
+    with pytest.raises(UsageError, match="labels"):
+        Overlay(contract).draw(np.zeros((4, 4, 3), np.uint8), labels)
+
+
+@pytest.mark.parametrize("options", [{"opacity": -0.1}, {"opacity": 1.5}, {"opacity": float("nan")}, {"mode": "heat"}])
+def test_bad_options(contract, options):
+    with pytest.raises(UsageError):
+        Overlay(contract, **options)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import collections
+import resource
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fcn_edge.errors import MissingError, SinkError, UsageError
+from fcn_edge.runtime import sink_folder, sink_video
+from fcn_edge.runtime.frame import Frame, Result
+from fcn_edge.runtime.sink import NullSink, Sink, TeeSink, open_sink
+
+
+def result(index: int, image: np.ndarray, name: str = "") -> Result:
+    labels = np.full(image.shape[:2], index % 4, np.uint8)
+    return Result(Frame(image, index, 0, name or f"{index:06d}"), labels, image, 0)
+
+
+def write_then_raise(sink: Sink, first: Result, error: type[BaseException]) -> None:
+    with sink:
+        sink.write(first)
+        raise error
+
+
+@pytest.fixture
+def opened(contract):
+    def open_one(spec, **options):
+        return open_sink(spec, contract=contract, **options)
+
+    return open_one
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mov", ".mkv"])
+@pytest.mark.parametrize("size_hw", [(48, 64), (47, 63), (1, 1), (2, 300)])
+def test_video_plays_every_frame_in_order(opened, tmp_path, marks, read_video, size_hw, suffix):
+    marked, mark_of = marks
+    path = tmp_path / f"out{suffix}"
+    with opened(path, fps=15.0) as sink:
+        for index in range(20):
+            sink.write(result(index, marked(index, size_hw)))
+        assert not path.exists(), "the file has its name only when it is whole"
+    images = read_video(path)
+    assert [mark_of(image) for image in images] == list(range(20))
+    assert images[0].shape == (size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2, 3)
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == pytest.approx(15, abs=0.1)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_frames_of_other_sizes_are_fitted_to_the_first(opened, tmp_path, marks, read_video):
+    with opened(tmp_path / "o.mp4") as sink:
+        for index, size_hw in enumerate([(48, 64), (96, 20), (1, 1), (47, 63), (500, 700)]):
+            sink.write(result(index, marks[0](index, size_hw)))
+    assert [marks[1](image) for image in read_video(tmp_path / "o.mp4")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("fps", [0.01, 1.0, 29.97002997, 1000.0])
+def test_any_rate_can_be_written(opened, tmp_path, marks, read_video, fps):
+    with opened(tmp_path / "o.mp4", fps=fps) as sink:
+        sink.write(result(0, marks[0](0)))
+        sink.write(result(1, marks[0](1)))
+    assert len(read_video(tmp_path / "o.mp4")) == 2
+
+
+def test_interrupted_recording_is_kept_and_a_failed_one_is_not(opened, tmp_path, marks, read_video):
+    for error, kept in ((KeyboardInterrupt, 1), (RuntimeError, 0)):
+        path = tmp_path / error.__name__ / "o.mp4"
+        with pytest.raises(error):
+            write_then_raise(opened(path), result(0, marks[0](0)), error)
+        assert len(list(path.parent.iterdir())) == kept
+    assert len(read_video(tmp_path / "KeyboardInterrupt" / "o.mp4")) == 1
+
+
+def test_nothing_is_overwritten_without_force(opened, tmp_path, marks):
+    video, folder = tmp_path / "o.mp4", tmp_path / "folder"
+    folder.mkdir()
+    (folder / "other.txt").write_text("kept")
+    video.write_bytes(b"precious")
+    for path in (video, folder):
+        with pytest.raises(UsageError, match="--force"):
+            opened(path)
+    with pytest.raises(RuntimeError):
+        write_then_raise(opened([video, folder], force=True), result(0, marks[0](0)), RuntimeError)
+    assert video.read_bytes() == b"precious", "the old file stays until the new one is whole"
+    with opened([video, folder], force=True) as sink:
+        sink.write(result(0, marks[0](0)))
+    assert video.read_bytes() != b"precious"
+    assert sorted(path.name for path in folder.iterdir()) == ["000000_labels.png", "000000_overlay.png", "other.txt"]
+
+
+def test_sink_without_frames_leaves_nothing(opened, tmp_path):
+    with opened([tmp_path / "o.mp4", tmp_path / "folder", "null://"]):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_holds_class_ids_and_pictures(opened, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    labels = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    with opened(tmp_path / "new" / "folder") as sink:
+        sink.write(Result(Frame(image, 0, 0, "street_1"), labels, image, 0))
+    folder = tmp_path / "new" / "folder"
+    np.testing.assert_array_equal(cv2.imread(str(folder / "street_1_labels.png"), cv2.IMREAD_UNCHANGED), labels)
+    np.testing.assert_array_equal(cv2.imread(str(folder / "street_1_overlay.png")), image)
+
+
+@pytest.mark.parametrize("spec", ["", "out.gif", "ftp://x", "a.txt", "out.xyz"])
+def test_bad_sinks(opened, tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="expected"):
+        opened(spec)
+
+
+def test_file_where_a_folder_should_be(opened, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        opened(tmp_path / "out")
+    (tmp_path / "dir.mp4").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        opened(tmp_path / "dir.mp4")
+
+
+@pytest.mark.parametrize("name", ["o.mp4", "folder"])
+def test_place_that_cannot_be_written_to(opened, tmp_path, marks, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="file"), opened(tmp_path / "file" / name) as sink:
+        sink.write(result(0, marks[0](0)))
+
+
+def test_disk_that_fills_stops_the_video_while_it_can_be_finished(opened, tmp_path, marks, read_video, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    free = iter([2**40, 2**20])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, next(free)))
+    sink = opened(tmp_path / "o.mp4")
+    for index in range(sink_video._ROOM_CHECK_FRAMES):
+        sink.write(result(index, marks[0](index)))
+    with pytest.raises(SinkError, match="MiB left"):
+        sink.write(result(30, marks[0](30)))
+    sink.close(keep=True)
+    assert len(read_video(tmp_path / "o.mp4")) == sink_video._ROOM_CHECK_FRAMES
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_video_whose_writes_fail_is_not_kept(opened, tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    sink = opened(tmp_path / f"o{suffix}")
+    sink.write(result(0, noise))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # from here on as if the disk were full
+        for index in range(1, 40):
+            sink.write(result(index, noise))
+        with pytest.raises(SinkError, match="of 40 frames"):
+            sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_that_fills_stops_a_folder(opened, tmp_path, marks, monkeypatch):
+    def full(path: Path, pixels: np.ndarray) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sink_folder, "write_png", full)
+    with pytest.raises(SinkError, match="No space left"):
+        opened(tmp_path / "folder").write(result(0, marks[0](0)))
+
+
+class Recorder(Sink):
+    def __init__(self, fails: bool = False, wants_stop: bool = False, needs_picture: bool = True) -> None:
+        self.closed, self.fails, self.wants_stop, self.needs_picture = 0, fails, wants_stop, needs_picture
+
+    def write(self, result: Result) -> None:
+        pass
+
+    def close(self, keep: bool = True) -> None:
+        self.closed += 1
+        if self.fails:
+            raise SinkError("no")
+
+
+def test_tee_closes_every_sink_even_if_one_fails():
+    sinks = [Recorder(), Recorder(fails=True), Recorder()]
+    with pytest.raises(SinkError):
+        TeeSink(sinks).close()
+    assert [sink.closed for sink in sinks] == [1, 1, 1]
+
+
+def test_tee_asks_for_what_any_of_its_sinks_asks_for():
+    assert TeeSink([NullSink(), Recorder()]).needs_picture
+    assert not TeeSink([NullSink()]).needs_picture
+    assert TeeSink([NullSink(), Recorder(wants_stop=True)]).wants_stop
+    assert not TeeSink([NullSink()]).wants_stop
+
+
+def test_window_without_a_screen_says_so(opened, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(MissingError, match="no screen"):
+        opened(["null://", "show://"])

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fcn_edge.errors import SourceError, UsageError
+from fcn_edge.runtime.source import open_source, redact
+from fcn_edge.runtime.source_images import natural_key
+from fcn_edge.runtime.source_synthetic import open_synthetic
+from fcn_edge.runtime.source_video import csi_pipeline, open_camera
+
+
+def write_images(folder: Path, marked, names) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        cv2.imwrite(str(folder / name), marked(index))
+    return folder
+
+
+def test_video_gives_every_frame_in_order(tmp_path, make_video, marks):
+    path = make_video(tmp_path / "v.mp4", 12)
+    with open_source(path) as source:
+        assert (source.fps, source.size_hw, source.frame_count, source.is_live) == (25.0, (48, 64), 12, False)
+        before = time.monotonic_ns()
+        frames = list(source)
+    assert [marks[1](frame.image_bgr) for frame in frames] == list(range(12))
+    assert [frame.index for frame in frames] == list(range(12))
+    assert frames[3].name == "000003"
+    assert before <= frames[0].captured_ns <= frames[-1].captured_ns <= time.monotonic_ns()
+    assert source.note == ""
+
+
+def test_video_cut_off_in_the_middle_ends_with_a_note(tmp_path, make_video):
+    whole = make_video(tmp_path / "v.avi", 60, (240, 320)).read_bytes()
+    path = tmp_path / "cut.avi"
+    path.write_bytes(whole[: len(whole) // 2])
+    with open_source(path) as source:
+        count = sum(1 for _ in source)
+        if source.frame_count is not None:  # an index at the end was cut off with it
+            assert "cut off" in source.note
+    assert 20 <= count <= 40
+
+
+def test_video_with_corrupt_packets_is_read_as_far_as_it_can_be(tmp_path, make_video):
+    path = make_video(tmp_path / "v.mp4", 60, (240, 320))
+    data = bytearray(path.read_bytes())
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    data[start + (end - start) // 3 : start + (end - start) // 2] = b"\xa5" * ((end - start) // 2 - (end - start) // 3)
+    path.write_bytes(data)
+    with open_source(path) as source:
+        frames = list(source)
+    assert 10 <= len(frames) <= 60
+    assert all(frame.image_bgr.shape == (240, 320, 3) for frame in frames)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am a text file\n" * 50, b"\0" * 5000])
+def test_what_is_no_video_is_refused(tmp_path, content):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"x\.mp4") as caught:
+        open_source(path)
+    assert caught.value.exit_code == 5
+
+
+def test_ffmpeg_and_opencv_stay_quiet(tmp_path):
+    (tmp_path / "x.mp4").write_bytes(b"hello" * 50)
+    code = (
+        "from fcn_edge.errors import SourceError\nfrom fcn_edge.runtime.source import open_source\n"
+        "try:\n    open_source('x.mp4')\nexcept SourceError:\n    print('refused')"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (answer.stdout, answer.stderr) == ("refused\n", "")
+
+
+def test_video_without_its_index_is_refused(tmp_path, make_video):
+    whole = make_video(tmp_path / "v.mp4", 60, (240, 320)).read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match="index"):
+        open_source(path)
+
+
+def test_folder_is_read_in_natural_order_whatever_the_sizes(tmp_path, marks):
+    folder = write_images(tmp_path / "f", marks[0], ["a1.png", "a2.png", "a10.png", "b1.png"])
+    cv2.imwrite(str(folder / "a3.png"), np.zeros((7, 5, 3), np.uint8))
+    (folder / "notes.txt").write_text("no image")
+    with open_source(folder) as source:
+        frames = list(source)
+        assert source.frame_count == 5
+    assert [frame.name for frame in frames] == ["a1", "a2", "a3", "a10", "b1"]
+    assert frames[2].image_bgr.shape == (7, 5, 3)
+
+
+def test_glob_finds_the_images_and_tells_namesakes_apart(tmp_path, marks):
+    write_images(tmp_path / "x", marks[0], ["1.png", "2.png"])
+    write_images(tmp_path / "y", marks[0], ["1.png", "2.txt.png"])
+    with open_source(f"{tmp_path}/?/*.png") as source:
+        names = [frame.name for frame in source]
+    assert len(set(names)) == 4
+    assert names[1] == "2"
+
+
+def test_single_image_and_rate(tmp_path, marks):
+    folder = write_images(tmp_path, marks[0], ["one[1].png"])
+    with open_source(folder / "one[1].png", fps=2.5) as source:
+        assert source.fps == 2.5
+        assert len(list(source)) == 1
+
+
+@pytest.mark.parametrize("channels", ["grey", "bgra", "16 bit"])
+def test_other_images_become_bgr(tmp_path, channels):
+    shape, kind = {"grey": ((4, 6), np.uint8), "bgra": ((4, 6, 4), np.uint8), "16 bit": ((4, 6), np.uint16)}[channels]
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, 77, kind))
+    with open_source(tmp_path) as source:
+        (frame,) = source
+    assert (frame.image_bgr.shape, frame.image_bgr.dtype) == ((4, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "empty"])
+@pytest.mark.parametrize("broken", ["0.png", "1.png"])
+def test_broken_image_is_named(tmp_path, marks, broken, damage):
+    folder = write_images(tmp_path, marks[0], ["0.png", "1.png", "2.png"])
+    data = (folder / broken).read_bytes()
+    (folder / broken).write_bytes({"text": b"hello", "cut": data[: len(data) // 2], "empty": b""}[damage])
+    with pytest.raises(SourceError, match=broken), open_source(folder) as source:
+        list(source)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        ("missing.mp4", SourceError, "does not exist"),
+        ("missing/*.png", SourceError, "no image matches"),
+        ("empty", SourceError, "holds no image"),
+        ("", SourceError, "empty"),
+        ("/dev/video97", SourceError, "cameras on this machine"),
+        ("gopher://x/y", SourceError, "unknown scheme"),
+        ("synthetic://sea", SourceError, "sea"),
+        ("csi://front", SourceError, "csi"),
+    ],
+)
+def test_bad_sources_end_in_a_sentence(tmp_path, monkeypatch, spec, error, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.txt").write_text("")
+    with pytest.raises(error, match=said) as caught:
+        open_source(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), 1e6])
+def test_bad_rates(fps):
+    with pytest.raises(UsageError, match="frames a second"):
+        open_source("synthetic://street", fps=fps)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["size=0x0", "size=1000000x4", "size=4", "size=", "seed=-1", "seed=x", "fps=0", "fps=nan", "frames=0", "tint=red"],
+)
+def test_bad_synthetic_options(query):
+    with pytest.raises(SourceError, match="synthetic://street"):
+        open_synthetic(f"street?{query}")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fcn_edge.street") is None, reason="the street is not built yet")
+def test_street_is_the_same_for_the_same_seed():
+    spec = "synthetic://street?seed=3&size=45x80&fps=10&frames=3"
+    with open_source(spec) as one, open_source(spec) as two, open_source(spec.replace("seed=3", "seed=4")) as other:
+        first, again, different = list(one), list(two), list(other)
+    assert (one.fps, one.size_hw, one.frame_count, len(first)) == (10.0, (45, 80), 3, 3)
+    assert all((a.image_bgr == b.image_bgr).all() for a, b in zip(first, again, strict=True))
+    assert any((a.image_bgr != b.image_bgr).any() for a, b in zip(first, different, strict=True))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fcn_edge.street") is None, reason="the street is not built yet")
+def test_live_street_keeps_its_rate():
+    with open_source("synthetic://street?size=32x32&fps=50&frames=6&live=1") as source:
+        assert source.is_live
+        stamps = [frame.captured_ns for frame in source]
+    assert stamps[-1] - stamps[0] >= 0.095e9
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "gone"),
+    [
+        ("rtsp://admin:s3cret@10.0.0.2:554/live", "10.0.0.2:554/live", "s3cret"),
+        ("cannot open rtsp://admin:p@ss/w@rd@cam/1 now", "cam/1 now", "p@ss"),
+        ("rtsp://cam/user=admin&password=tlJwpbo6&channel=1", "channel=1", "tlJwpbo6"),
+        ("http://cam/video?pwd=a_b&x=1", "x=1", "a_b"),
+        ("HTTPS://u:pw123@h/", "h/", "pw123"),
+    ],
+)
+def test_passwords_are_taken_out(text, kept, gone):
+    assert kept in redact(text)
+    assert gone not in redact(text)
+
+
+def test_passwords_do_not_reach_a_message():
+    with pytest.raises(SourceError) as caught:
+        open_camera("rtsp://admin:s3cret@127.0.0.1:9/live")
+    assert "s3cret" not in str(caught.value)
+    assert "127.0.0.1:9/live" in str(caught.value)
+
+
+def test_csi_without_gstreamer_tells_what_to_install():
+    if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        pytest.skip("this OpenCV has GStreamer")
+    with pytest.raises(SourceError, match="python3-opencv"):
+        open_source("csi://0")
+
+
+def test_csi_pipeline_names_the_sensor():
+    assert "nvarguscamerasrc sensor-id=1 !" in csi_pipeline("csi://1")
+
+
+def test_natural_order():
+    paths = [Path(name) for name in ("b1", "a10", "A2", "a02b", "a")]
+    assert [str(path) for path in sorted(paths, key=natural_key)] == ["a", "A2", "a02b", "a10", "b1"]

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fcn_edge.errors import EngineError, SourceError, UsageError
+from fcn_edge.runtime import open_engine, open_sink, open_source, run
+from fcn_edge.runtime.engine import Engine
+from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
+from fcn_edge.runtime.sink import NullSink, Sink
+
+FIELDS = ["frames_in", "frames_out", "dropped", "reconnects", "stalls", "fps", "latency_ms", "age_ms", "ended"]
+
+
+class ListSink(Sink):
+    def __init__(self, fails_at: int = -1) -> None:
+        self.results, self.kept, self.fails_at = [], None, fails_at
+
+    def write(self, result):
+        if len(self.results) == self.fails_at:
+            raise OSError("sink is broken")
+        self.results.append(result)
+
+    def close(self, keep=True):
+        self.kept = keep
+
+
+class BrokenEngine(EchoEngine):
+    """Answers with ``answer``, or raises it."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def infer(self, frame_bgr):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def echo_to_file(spec, path):
+    with (
+        open_source(spec) as source,
+        open_engine("echo://") as engine,
+        open_sink(path, contract=engine.contract, fps=source.fps) as sink,
+    ):
+        return run(source, engine, sink)
+
+
+def run_echo(source, sink, **options):
+    with EchoEngine() as engine:
+        return run(source, engine, sink, **options)
+
+
+def test_video_to_video_in_order_and_nothing_lost(tmp_path, make_video, read_video):
+    path = make_video(tmp_path / "in.mp4", 20)
+    out = tmp_path / "out.mp4"
+    summary = echo_to_file(path, out)
+    assert (summary.frames_in, summary.frames_out, summary.dropped, summary.ended) == (20, 20, 0, "eof")
+    # Grey levels rise with the index, in the input as in the four bands over it; opacity is one half.
+    levels = [float(np.median(image)) for image in read_video(out)]
+    assert len(levels) == 20
+    assert np.median(levels[:5]) < np.median(levels[-5:])
+    assert cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS) == 25
+
+
+def test_summary_has_the_fields_of_the_contract(list_source, marks):
+    summary = run_echo(list_source([marks[0](index) for index in range(7)]), NullSink())
+    fields = summary.to_dict()
+    assert list(fields) == FIELDS
+    for name in ("latency_ms", "age_ms"):
+        assert list(fields[name]) == ["p50", "p90", "p95", "p99", "max", "mean"]
+        assert 0 < fields[name]["p50"] <= fields[name]["p99"] <= fields[name]["max"]
+    assert fields["age_ms"]["mean"] > fields["latency_ms"]["mean"]
+    assert fields["fps"] > 0
+
+
+def test_frames_labels_and_pictures_belong_together(list_source, marks):
+    sink = ListSink()
+    images = [marks[0](index, (10 + index, 20)) for index in range(20)]
+    run_echo(list_source(images), sink)
+    assert [result.frame.index for result in sink.results] == list(range(20))
+    for image, result in zip(images, sink.results, strict=True):
+        np.testing.assert_array_equal(result.frame.image_bgr, image)
+        assert result.labels.shape == image.shape[:2]
+        assert (result.labels == int(image[0, 0, 1]) * 4 // 256).all()
+        assert result.picture_bgr.shape == image.shape
+    assert sink.kept is True
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7), (5, 7, 1), (5, 7, 4), (1, 900, 3)])
+def test_frames_of_any_shape(list_source, tmp_path, shape):
+    with open_sink([tmp_path / "o.mp4", tmp_path / "f"], contract=ECHO_CONTRACT) as sink:
+        assert run_echo(list_source([np.full(shape, 9, np.uint8)] * 3), sink).frames_out == 3
+    assert len(list((tmp_path / "f").iterdir())) == 6
+
+
+def test_limit(list_source, marks):
+    sink = ListSink()
+    summary = run_echo(list_source([marks[0](0)] * 50), sink, max_frames=5)
+    assert (summary.ended, summary.frames_out, len(sink.results)) == ("limit", 5, 5)
+    with pytest.raises(UsageError, match="at least 1"):
+        run_echo(list_source([]), NullSink(), max_frames=0)
+
+
+def test_source_without_frames(list_source):
+    summary = run_echo(list_source([]), NullSink())
+    assert (summary.frames_out, summary.ended, summary.latency_ms.p95) == (0, "eof", None)
+
+
+def slowly(image, seconds):
+    def give():
+        time.sleep(seconds)
+        return image
+
+    return give
+
+
+def test_live_source_keeps_the_newest_and_counts_the_rest(list_source, marks):
+    source = list_source([slowly(marks[0](index), 0.005) for index in range(60)], is_live=True)
+    sink = ListSink()
+    summary = run(source, EchoEngine(delay_s=0.03), sink)
+    indexes = [result.frame.index for result in sink.results]
+    assert indexes == sorted(set(indexes))
+    assert indexes[-1] == 59
+    assert summary.dropped >= 20
+    assert summary.frames_in == 60
+    assert summary.dropped == sum(result.dropped for result in sink.results)
+    assert [result.dropped for result in sink.results[1:]] == [
+        after - before - 1 for before, after in itertools.pairwise(indexes)
+    ]
+    assert summary.age_ms.p95 < 200
+    assert summary.ended == "source_lost"
+
+
+def test_slow_engine_loses_no_frame_of_a_file(list_source, marks):
+    summary = run(list_source([marks[0](0)] * 10), EchoEngine(delay_s=0.01), NullSink())
+    assert (summary.frames_out, summary.dropped) == (10, 0)
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("stage", ["source", "engine", "sink", "status"])
+def test_stage_that_raises_ends_the_stream_at_once(list_source, marks, stage, is_live):
+    error = {"source": SourceError("lost"), "engine": EngineError("dead"), "status": RuntimeError("oops")}.get(stage)
+    items = [marks[0](0)] * 5 + ([error] if stage == "source" else [slowly(marks[0](0), 0.01)] * 1000)
+    sink = ListSink(fails_at=3 if stage == "sink" else -1)
+    engine: Engine = BrokenEngine(error) if stage == "engine" else EchoEngine()
+
+    def on_status(status):
+        if stage == "status":
+            raise error
+
+    started = time.monotonic()
+    with pytest.raises(OSError if stage == "sink" else type(error)) as caught:
+        run(list_source(items, is_live=is_live), engine, sink, on_status=on_status, status_every_s=0)
+    assert time.monotonic() - started < 2
+    assert error is None or caught.value is error
+    assert sink.kept is is_live, "what can be made again is discarded, what cannot is kept"
+    assert not [thread for thread in threading.enumerate() if thread.name == "fcn-edge-reader"]
+
+
+def test_frames_before_a_broken_one_come_through(list_source, marks):
+    sink = ListSink()
+    with pytest.raises(SourceError):
+        run_echo(list_source([marks[0](0)] * 4 + [SourceError("broken")]), sink)
+    assert len(sink.results) == 4
+
+
+def test_failing_sink_close_does_not_hide_the_reason(list_source, marks):
+    class Stubborn(ListSink):
+        def close(self, keep=True):
+            raise OSError("cannot close")
+
+    with pytest.raises(EngineError):
+        run(list_source([marks[0](0)]), BrokenEngine(EngineError("dead")), Stubborn())
+    with pytest.raises(OSError, match="cannot close"):
+        run_echo(list_source([marks[0](0)]), Stubborn())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (np.zeros((4, 4), np.uint8), "4, 4"),
+        (np.zeros((48, 64), np.int64), "int64"),
+        (np.full((48, 64), 4, np.uint8), "class 4"),
+    ],
+)
+def test_engine_that_answers_nonsense(list_source, marks, answer, said):
+    with pytest.raises(EngineError, match=said):
+        run(list_source([marks[0](0)]), BrokenEngine(answer), NullSink())
+
+
+def test_status_tells_counts_and_rates(list_source, marks):
+    seen = []
+    run(
+        list_source([marks[0](0)] * 20),
+        EchoEngine(delay_s=0.01),
+        NullSink(),
+        on_status=seen.append,
+        status_every_s=0.05,
+    )
+    assert 2 <= len(seen) <= 6
+    assert [status.frames_out for status in seen] == sorted({status.frames_out for status in seen})
+    assert all(0 < status.fps <= 110 and status.latency_p95_ms >= 9 for status in seen)
+    assert seen[-1].frame_count == 20
+    assert f"frame {seen[-1].frames_out}/20" in str(seen[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_with_a_summary_and_a_playable_file(list_source, marks, tmp_path, read_video, number):
+    before = signal.getsignal(number)
+    path = tmp_path / "o.mp4"
+    items = [slowly(marks[0](index), 0.005) for index in range(2000)]
+    items[20] = lambda: (os.kill(os.getpid(), number), marks[0](0))[1]
+    with open_sink(path, contract=ECHO_CONTRACT) as sink:
+        summary = run_echo(list_source(items), sink)
+    assert summary.ended == "signal"
+    assert 1 <= summary.frames_out < 100
+    assert len(read_video(path)) == summary.frames_out
+    assert signal.getsignal(number) is before
+
+
+def test_signal_is_heard_while_a_camera_gives_nothing(list_source, marks):
+    release = threading.Event()
+
+    def stuck():
+        os.kill(os.getpid(), signal.SIGINT)
+        release.wait(10)
+        return marks[0](0)
+
+    started = time.monotonic()
+    summary = run_echo(list_source([marks[0](0), stuck], is_live=True), NullSink())
+    release.set()
+    assert summary.ended == "signal"
+    assert time.monotonic() - started < 4
+
+
+def test_window_that_is_closed_ends_the_stream(list_source, marks):
+    sink = NullSink()
+    sink.wants_stop = True
+    assert run_echo(list_source([marks[0](0)] * 50), sink).ended == "signal"
+
+
+def test_two_streams_at_once_one_dying(list_source, marks):
+    sink, errors = ListSink(), []
+
+    def die():
+        try:
+            run_echo(list_source([marks[0](0), SourceError("lost")]), NullSink())
+        except SourceError as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    summary = run_echo(list_source([slowly(marks[0](0), 0.002)] * 50), sink)
+    thread.join()
+    assert len(errors) == 1
+    assert summary.frames_out == 50
+
+
+def test_memory_stays_flat(list_source, marks):
+    class Endless(list_source):
+        def read(self):
+            return self._frame(marks[0](self._next_index, (120, 160)))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc")
+    run_echo(Endless([]), NullSink(), max_frames=500)
+    before = resident()
+    run_echo(Endless([]), NullSink(), max_frames=5000)
+    # 5000 kept frames would be 288 MB, 5000 kept masks 96 MB.
+    assert resident() - before < 20e6
+
+
+def test_ctrl_c_in_a_real_process_leaves_a_playable_file(tmp_path, make_video, read_video):
+    path = make_video(tmp_path / "in.mp4", 400)
+    code = (
+        "import sys; from fcn_edge.runtime import *\n"
+        "with open_source('in.mp4') as source, open_engine('echo://?delay_ms=20') as engine:\n"
+        "    with open_sink('out.mp4', contract=engine.contract, fps=source.fps) as sink:\n"
+        "        show = lambda status: print('running', flush=True)\n"
+        "        print(run(source, engine, sink, on_status=show, status_every_s=0.1).ended)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert output.splitlines()[-1] == "signal"
+    assert path.exists()
+    assert 1 <= len(read_video(tmp_path / "out.mp4")) < 400
+
+
+def test_camvid_frames_to_a_video(camvid, tmp_path, read_video):
+    out = tmp_path / "out.mp4"
+    summary = echo_to_file(f"{camvid}/val/*.png", out)
+    assert summary.frames_out == 101
+    assert len(read_video(out)) == 101
