@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fcn_edge.model.fcn import count_gmacs, count_params, make_model, model_names
+from fcn_edge.training.checkpoint import model_from_checkpoint
 
 PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
 ROWS = {
@@ -53,7 +54,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     torch.manual_seed(0)
     state = make_model("fcn32s-resnet18", 2).backbone.state_dict()
     torch.save(state | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, "resnet18.pth")
-    scope: dict[str, object] = {}
-    exec(compile(example, "docs/models.md", "exec"), scope)
-    last = scope["model"].backbone.layer4[1].conv2.weight  # type: ignore[attr-defined]
-    assert torch.equal(last, state["layer4.1.conv2.weight"])
+    exec(compile(example, "docs/models.md", "exec"), {})
+    model, _ = model_from_checkpoint(tmp_path / "start.pt")
+    assert model.name == "fcn8s-resnet18"
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
