@@ -1,0 +1,60 @@
+"""docs/models.md: its figures are computed, and its example runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcn_edge.model.fcn import count_gmacs, count_params, make_model, model_names
+from fcn_edge.training.checkpoint import model_from_checkpoint
+
+PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+ROWS = {
+    cells[0].strip("`"): cells[1:]
+    for line in PAGE.splitlines()
+    if line.startswith("| `")
+    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+}
+
+
+def test_every_backbone_has_a_row() -> None:
+    assert set(ROWS) == {name for name in model_names() if name.startswith("fcn8s-")}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(name: str) -> None:
+    millions, gmacs, heads, _, widths, batch_norm = ROWS[name]
+    with torch.device("meta"):
+        model = make_model(name, 11)
+    backbone = name.removeprefix("fcn8s-")
+    assert millions == f"{count_params(model) / 1e6:.2f}"
+    assert gmacs == f"{count_gmacs(model, (360, 480)):.2f}"
+    assert {f"fcn{head}-{backbone}" for head in heads.split()} == {
+        other for other in model_names() if other.endswith(f"s-{backbone}")
+    }
+    assert widths == " / ".join(str(model.backbone.channels[stride]) for stride in (8, 16, 32))
+    assert batch_norm == ("yes" if any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()) else "no")
+
+
+def test_another_head_changes_the_cost_by_less_than_the_page_says() -> None:
+    for name in model_names():
+        with torch.device("meta"):
+            model = make_model(name, 11)
+            usual = make_model(re.sub(r"fcn\d+s", "fcn8s", name), 11)
+        assert count_params(model) == pytest.approx(count_params(usual), rel=0.05)
+        assert count_gmacs(model, (360, 480)) == pytest.approx(count_gmacs(usual, (360, 480)), rel=0.05)
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    state = make_model("fcn32s-resnet18", 2).backbone.state_dict()
+    torch.save(state | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, "resnet18.pth")
+    exec(compile(example, "docs/models.md", "exec"), {})
+    model, _ = model_from_checkpoint(tmp_path / "start.pt")
+    assert model.name == "fcn8s-resnet18"
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
