@@ -1,7 +1,8 @@
 """Writes skip_head_golden.txt, small integer cases whose labels are exact in any arithmetic; run it to add a case.
 
 The format is words between white space: ``case NAME``, then ``batch classes stages stride out_h out_w coarse_h
-coarse_w``, the scores coarse to fine, the kernels, and the labels, all in C order. ``#`` starts a comment that ends with its line.
+coarse_w``, the scores coarse to fine, the kernels, and the labels, all in C order. ``#`` starts a comment that ends
+with its line.
 tests/test_skip_head.py works the labels out again from the definition, by another way than the one used here.
 """
 
