@@ -94,21 +94,21 @@ def skip_head_numpy(
     _check_sizes(scores, kernels, size, threads)
     total = scores[0]
     for kernel, finer in zip(kernels[:-1], scores[1:], strict=True):
-        total = _transposed_convolution(total, kernel) + finer
+        total = transposed_convolution_numpy(total, kernel) + finer
     height, width = size
     best = np.full((total.shape[0], height, width), -np.inf, np.float32)
     labels = np.zeros(best.shape, np.uint8)
     for c in range(
         total.shape[1]
     ):  # class by class, so that the full-resolution sums of all classes never exist at once
-        values = _transposed_convolution(total[:, c : c + 1], kernels[-1][c : c + 1])[:, 0, :height, :width]
+        values = transposed_convolution_numpy(total[:, c : c + 1], kernels[-1][c : c + 1])[:, 0, :height, :width]
         better = values > best  # False for NaN and for a tie
         best[better] = values[better]
         labels[better] = c
     return labels
 
 
-def _transposed_convolution(maps: Floats, kernels: Floats) -> Floats:
+def transposed_convolution_numpy(maps: Floats, kernels: Floats) -> Floats:
     """Depthwise transposed convolution with kernel 2s, stride s, padding s/2: ``[N, C, h, w]`` to ``[N, C, sh, sw]``.
 
     Cell (i, j) of the result holds the s x s pixels that lie between source pixels i-1 and i, j-1 and j; each of its

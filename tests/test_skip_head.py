@@ -336,7 +336,7 @@ def _lacking(*programs: str) -> str:
     return ", ".join(program for program in programs if shutil.which(program) is None)
 
 
-@pytest.mark.skipif(bool(_lacking("make", "cmake", "c++")), reason=f"needs {_lacking('make', 'cmake', 'c++')}")
+@pytest.mark.skipif(bool(_lacking("cmake", "c++", "nm")), reason=f"needs {_lacking('cmake', 'c++', 'nm')}")
 def test_golden_tables_in_cpp(tmp_path: Path):
     configure = ["cmake", "-S", ROOT / "cpp_plugins", "-B", tmp_path, "-DFCN_EDGE_PYTHON=OFF", "-DFCN_EDGE_TESTS=ON"]
     subprocess.run(configure, check=True, capture_output=True)
@@ -344,6 +344,11 @@ def test_golden_tables_in_cpp(tmp_path: Path):
     done = subprocess.run([tmp_path / "skip_head_golden", GOLDEN], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(GOLDEN_CASES)} cases, 0 wrong pixels" in done.stdout
+
+    for kernel in tmp_path.rglob("skip_head_cpu.cpp.o"):
+        symbols = subprocess.run(["nm", kernel], check=True, capture_output=True, text=True).stdout
+        shared = [line for line in symbols.splitlines() if line.split()[-2] in {"W", "V", "u"}]
+        assert not shared, f"the linker may give these to code for a lesser instruction set: {shared}"
 
     broken = tmp_path / "broken.txt"
     text = GOLDEN.read_text(encoding="ascii").rstrip()

@@ -24,6 +24,7 @@ constexpr int kLanes = 4, kRows = 4;
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Shorts __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 typedef float UnalignedFloats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint8_t UnalignedBytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
@@ -144,7 +145,8 @@ inline void label_block(const Stretched& near, const Stretched& above, int x, in
         a += above.step;
         k += k_step;
     }
-    for (int r = 0; r < kCount; ++r) labels[r] = __builtin_convertvector(id[r], Bytes);
+    // In two steps: GCC 12 narrows 32 bits to 8 at once only with AVX-512, and lane by lane otherwise.
+    for (int r = 0; r < kCount; ++r) labels[r] = __builtin_convertvector(__builtin_convertvector(id[r], Shorts), Bytes);
 }
 
 // Labels rows [y, y + kCount) of one cell, all columns.

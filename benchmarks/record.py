@@ -1,0 +1,159 @@
+"""What a benchmark leaves behind: the machine's facts and a JSON file; knows nothing about what was measured.
+
+The facts say what a reader needs to judge a figure, and nothing that identifies a machine or its user: no host name, no
+path, no address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import UsageError
+from ..pixels import write_atomically
+from ..skip_head import native_targets
+
+PACKAGES = (
+    "fcn-edge",
+    "numpy",
+    "opencv-python",
+    "openvino",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "tensorrt",
+    "tensorrt-rtx",
+    "pycuda",
+)
+_GPU_FIELDS = ("name", "driver_version", "memory.total")
+
+
+def machine_facts() -> dict[str, Any]:
+    """What this machine is and what runs on it.
+
+    Returns:
+        ``cpu``, ``architecture``, ``instruction_set`` (of the fused head, None where it is not compiled), ``cores``,
+        ``usable_cores``, ``memory_mib`` (None where unknown), ``os``, ``python``, ``packages`` (name to version, those
+        installed), ``gpus`` (``name``, ``driver``, ``memory_mib`` each), ``board`` (a Jetson's, else None), ``commit``
+        (None outside a checkout) and ``modified`` (whether that checkout has uncommitted changes, None outside one).
+    """
+    targets = native_targets()
+    commit, modified = _checkout()
+    return {
+        "cpu": _cpu_model(),
+        "architecture": platform.machine(),
+        "instruction_set": targets[0] if targets else None,
+        "cores": os.cpu_count(),
+        "usable_cores": _usable_cores(),
+        "memory_mib": _memory_mib(),
+        "os": _os_name(),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "gpus": _gpus(),
+        "board": _board(),
+        "commit": commit,
+        "modified": modified,
+    }
+
+
+def write_record(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented, whole or not at all; numbers that are not finite become null.
+
+    Args:
+        path: where to; folders are made, a file that is there is replaced.
+        payload: what :mod:`msgspec` can encode: plain values, dataclasses, paths excepted.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    data = msgspec.json.format(msgspec.json.encode(payload), indent=2) + b"\n"
+    try:
+        write_atomically(path, data)
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise UsageError(f"{path} cannot be written ({reason}); give another place for the record") from exc
+
+
+def _cpu_model() -> str:
+    """The model's name from /proc/cpuinfo; an Arm core names no model there, so its part number is given."""
+    text = _read("/proc/cpuinfo")
+    for key in ("model name", "Model", "CPU part"):
+        match = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+        if match:
+            return match[1].strip() if key != "CPU part" else f"{platform.machine()} part {match[1].strip()}"
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _memory_mib() -> int | None:
+    match = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    return int(match[1]) // 1024 if match else None
+
+
+def _os_name() -> str:
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    return platform.system()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _gpus() -> list[dict[str, Any]]:
+    lines = _output("nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits").splitlines()
+    rows = [[field.strip() for field in line.split(",")] for line in lines]
+    return [
+        # A Jetson's GPU shares the memory of the machine and reports none of its own.
+        {"name": name, "driver": driver, "memory_mib": int(memory) if memory.isdigit() else None}
+        for name, driver, memory in (row for row in rows if len(row) == len(_GPU_FIELDS))
+    ]
+
+
+def _board() -> str | None:
+    model = _read("/proc/device-tree/model").rstrip("\0").strip()
+    release = re.search(r"R\d+.*?REVISION: [\d.]+", _read("/etc/nv_tegra_release"))
+    return ", ".join(part for part in (model, release[0] if release else "") if part) or None
+
+
+def _checkout() -> tuple[str | None, bool | None]:
+    here = Path(__file__)
+    # A virtual environment may lie inside someone's checkout: this very file has to be one that git tracks.
+    if not _output("git", "-C", str(here.parent), "ls-files", here.name):
+        return None, None
+    commit = _output("git", "-C", str(here.parent), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(here.parent), "status", "--porcelain", "--untracked-files=no")
+    return commit or None, bool(changes)
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _output(*command: str) -> str:
+    """What a program prints; empty if it is not there, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

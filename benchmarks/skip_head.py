@@ -1,0 +1,226 @@
+"""How fast the fused skip head is against the same function in ONNX Runtime; knows nothing about backbones.
+
+Run as ``python -m fcn_edge.benchmarks.skip_head``. The labels are compared first; only then is anything timed, all
+contenders in turn within one run, so that what disturbs the machine disturbs all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import FcnEdgeError, GateError, MissingError, UsageError
+from ..export.skip_head_onnx import skip_head_model
+from ..pixels import require_cv2
+from ..skip_head import Floats, Labels, native_targets, skip_head, skip_head_numpy, transposed_convolution_numpy
+from .record import machine_facts, write_record
+
+SIZES_HW = ((360, 480), (512, 1024))
+CLASSES = (11, 19)
+STRIDES = (32, 16, 8)
+TIE = 1e-4
+"""Labels may differ where the two best classes are this close: runtimes sum in different orders."""
+
+BASELINE = "ONNX Runtime"
+ROUNDS, QUICK_ROUNDS = 30, 4
+SLICE_NS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One head and its input.
+
+    Attributes:
+        size_hw: (height, width) of the labels.
+        scores: float32 ``[1, C, h_i, w_i]`` for each of ``STRIDES``.
+        kernels: float32 ``[C, 1, 4, 4]``, last ``[C, 1, 2s, 2s]``.
+    """
+
+    size_hw: tuple[int, int]
+    scores: list[Floats]
+    kernels: list[Floats]
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """(height, width) of the coarsest scores."""
+        return self.scores[0].shape[2], self.scores[0].shape[3]
+
+
+def make_case(size_hw: tuple[int, int], classes: int, seed: int = 0) -> Case:
+    """Random scores, and bilinear kernels moved at random as training would."""
+    rng = np.random.default_rng(seed)
+    sides = [tuple(-(-side // STRIDES[0]) << i for side in size_hw) for i in range(len(STRIDES))]
+    scores = [rng.standard_normal((1, classes, h, w), np.float32) for h, w in sides]
+    kernels = []
+    for s in (2, 2, STRIDES[-1]):
+        ramp = 1 - np.abs(np.arange(2 * s) - s + 0.5) / s
+        moved = np.outer(ramp, ramp) + 0.05 * rng.standard_normal((classes, 1, 2 * s, 2 * s))
+        kernels.append(moved.astype(np.float32))
+    return Case(size_hw, scores, kernels)
+
+
+def differing_pixels(case: Case, labels: Labels, others: Labels) -> tuple[int, int]:
+    """Pixels where two answers differ, and how many of these are no ties.
+
+    Args:
+        case: what both answered.
+        labels: uint8 ``[1, H, W]``.
+        others: uint8 ``[1, H, W]``.
+    """
+    different = labels != others
+    total = case.scores[0]
+    for kernel, finer in zip(case.kernels[:-1], case.scores[1:], strict=True):
+        total = transposed_convolution_numpy(total, kernel) + finer
+    height, width = case.size_hw
+    logits = transposed_convolution_numpy(total, case.kernels[-1])[:, :, :height, :width]
+    pairs = [np.take_along_axis(logits, answer[:, None].astype(np.int64), axis=1)[:, 0] for answer in (labels, others)]
+    apart = np.abs(pairs[0] - pairs[1]) > TIE
+    return int(different.sum()), int((different & apart).sum())
+
+
+def contenders(case: Case, threads: int, with_numpy: bool) -> dict[str, Callable[[], Labels]]:
+    """Name of each way to the labels, and a call that returns them, uint8 ``[1, H, W]``; the baseline comes first."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    model = skip_head_model(case.kernels, case.grid_hw, case.size_hw)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {f"scores_{i}": scores for i, scores in enumerate(case.scores, start=1)}
+    out = np.empty((1, *case.size_hw), np.uint8)
+
+    def onnx_runtime() -> Labels:
+        labels: Labels = session.run(None, feed)[0].view(np.uint8)
+        return labels
+
+    def fused(target: str) -> Callable[[], Labels]:
+        return lambda: skip_head(case.scores, case.kernels, case.size_hw, threads, out=out, target=target)
+
+    calls: dict[str, Callable[[], Labels]] = {BASELINE: onnx_runtime}
+    calls |= {f"fused, {target}": fused(target) for target in native_targets()}
+    if with_numpy:
+        calls["NumPy reference"] = lambda: skip_head_numpy(case.scores, case.kernels, case.size_hw)
+    return calls
+
+
+def opencv_resize(case: Case) -> Callable[[], Labels]:
+    """What people write by hand: bilinear resizes and an argmax. Not the same function, so only its time counts."""
+    cv2 = require_cv2()
+    maps = [np.ascontiguousarray(scores[0].transpose(1, 2, 0)) for scores in case.scores]
+    height, width = case.size_hw
+
+    def call() -> Labels:
+        total = maps[0]
+        for finer in maps[1:]:
+            total = cv2.resize(total, finer.shape[1::-1]) + finer  # cv2 takes (width, height)
+        full = cv2.resize(total, (total.shape[1] * STRIDES[-1], total.shape[0] * STRIDES[-1]))[:height, :width]
+        labels: Labels = full.argmax(2)[None].astype(np.uint8)
+        return labels
+
+    return call
+
+
+def times_ns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[int]]:
+    """Duration of every call: in each round each contender runs for a slice, in turn, its first call there unseen."""
+    seen: dict[str, list[int]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for round_index in range(rounds):
+        names = list(calls) if round_index % 2 == 0 else list(reversed(calls))
+        for name in names:
+            calls[name]()  # brings the caches and the clock to what this contender is used to
+            end = time.perf_counter_ns() + SLICE_NS
+            while not seen[name] or time.perf_counter_ns() < end:
+                start = time.perf_counter_ns()
+                calls[name]()
+                seen[name].append(time.perf_counter_ns() - start)
+    return seen
+
+
+def bench_case(case: Case, threads: int, rounds: int, with_numpy: bool = False) -> dict[str, Any]:
+    """Check and time one case.
+
+    Returns:
+        ``size_hw``, ``classes``, ``strides``, ``differing_pixels`` (of each fused contender, all of them ties),
+        ``ms`` (``min``, ``p50``, ``p90``, ``calls`` of each) and ``speedup`` (baseline's median over each median).
+
+    Raises:
+        GateError: if a contender's labels differ from the baseline's and the pixel is no tie.
+    """
+    calls = contenders(case, threads, with_numpy)
+    expected = calls[BASELINE]().copy()
+    differing = {}
+    for name, call in calls.items():
+        pixels, wrong = differing_pixels(case, call(), expected)
+        if wrong:
+            raise GateError(f"{name} differs from {BASELINE} in {wrong} pixels that are no ties; nothing was timed")
+        differing[name] = pixels
+    calls["cv2.resize + argmax"] = opencv_resize(case)
+    ms = {}
+    for name, durations in times_ns(calls, rounds).items():
+        low, middle, high = (float(value) / 1e6 for value in np.percentile(durations, (0, 50, 90)))
+        ms[name] = {"min": low, "p50": middle, "p90": high, "calls": len(durations)}
+    return {
+        "size_hw": list(case.size_hw),
+        "classes": case.scores[0].shape[1],
+        "strides": list(STRIDES),
+        "differing_pixels": differing,
+        "ms": ms,
+        "speedup": {name: ms[BASELINE]["p50"] / times["p50"] for name, times in ms.items()},
+    }
+
+
+def _table(results: Sequence[dict[str, Any]], threads: int) -> Table:
+    table = Table(title=f"Skip head, {threads} thread{'s' if threads > 1 else ''}: median ms (times faster)")
+    table.add_column("contender")
+    for result in results:
+        height, width = result["size_hw"]
+        table.add_column(f"{height}x{width}, {result['classes']} classes", justify="right")
+    for name in results[0]["ms"]:
+        cells = [f"{result['ms'][name]['p50']:.3f} ({result['speedup'][name]:.1f}x)" for result in results]
+        table.add_row(name, *cells)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.skip_head", description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="of every contender that has threads (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a claim")
+    parser.add_argument("--numpy", action="store_true", help="time the NumPy reference too")
+    parser.add_argument("-o", dest="record", type=Path, metavar="FILE.json", help="write a record with machine facts")
+    args = parser.parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        if args.threads < 1:
+            raise UsageError(f"--threads is {args.threads}; expected at least 1")
+        if not native_targets():
+            raise MissingError("the fused head is not compiled; reinstall fcn-edge where a C++17 compiler is")
+        results = []
+        for size_hw, classes in itertools.product(SIZES_HW, CLASSES):
+            console.log(f"{size_hw[0]}x{size_hw[1]}, {classes} classes")
+            rounds = QUICK_ROUNDS if args.quick else ROUNDS
+            results.append(bench_case(make_case(size_hw, classes), args.threads, rounds, args.numpy))
+        if args.record:
+            recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+            payload = {"benchmark": "skip_head", "recorded": recorded, "machine": machine_facts()}
+            write_record(args.record, {**payload, "threads": args.threads, "results": results})
+    except FcnEdgeError as exc:
+        console.print(f"error: {exc}", style="red", markup=False)
+        return exc.exit_code
+    Console().print(_table(results, args.threads))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
