@@ -50,17 +50,12 @@ def facts_of(model: str | Path) -> tuple[int | None, float | None]:
         MissingError: if what reads it is not installed.
     """
     path = model_file(model)
-    if _is_checkpoint(path):
-        _require_torch(path)
-        from .torch_engine import facts_from_checkpoint
-
-        return facts_from_checkpoint(path)
-    if path.suffix != ".onnx":
+    if path.suffix not in (".pt", ".onnx"):
         return None, None
     from ..export.facts import facts_from_file
 
     facts = facts_from_file(path)
-    return facts.params, facts.gmacs
+    return facts["params"], facts["gmacs"]
 
 
 def open_reference(model: str | Path, threads: int = 1) -> Reference | None:

@@ -147,7 +147,7 @@ def _plot_from_bench(payload: dict[str, Any], path: Path) -> bool:
         import matplotlib  # noqa: F401
     except ImportError:
         return False
-    from .plot import write_plot
+    from .report_plot import write_plot
 
     labels = [
         f"{name}, {result['backend']} {result['precision']}"

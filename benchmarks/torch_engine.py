@@ -10,7 +10,7 @@ import torch
 
 from ..contract import Contract
 from ..errors import EngineError, MissingError, UsageError
-from ..model.fcn import FCN, count_gmacs, count_params
+from ..model.fcn import FCN
 from ..pixels import Image, Labels
 from ..runtime.engine import Engine, physical_cores
 from ..training.checkpoint import model_from_checkpoint
@@ -95,13 +95,3 @@ def open_torch_engine(checkpoint: Path, threads: int | None = None, device: str 
     model, contract = model_from_checkpoint(checkpoint)
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     return TorchEngine(model, contract, torch.device(kind), threads or physical_cores())
-
-
-def facts_from_checkpoint(checkpoint: Path) -> tuple[int, float]:
-    """Number of learned values, and billions of multiply-adds for one image of the contract's size.
-
-    Raises:
-        ModelError: if the file is missing, damaged or no checkpoint.
-    """
-    model, contract = model_from_checkpoint(checkpoint)
-    return count_params(model), count_gmacs(model, contract.size_hw)
