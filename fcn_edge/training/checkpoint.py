@@ -70,13 +70,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ModelError: if the file is missing, damaged, or no checkpoint of this program.
     """
     path = Path(path)
+    remedy = "give a .pt file that fcn-edge train has written"
+    try:
+        with path.open("rb") as file:
+            is_archive = file.read(2) == b"PK"  # torch.load would try older formats, with warnings
+    except FileNotFoundError as exc:
+        raise ModelError(f"checkpoint {path} does not exist; {remedy}") from exc
+    except OSError as exc:
+        raise ModelError(f"checkpoint {path} cannot be read: {exc.strerror or exc}; {remedy}") from exc
+    if not is_archive:
+        raise ModelError(f"checkpoint {path} cannot be read: it is no file that torch.save has written; {remedy}")
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as exc:
-        raise ModelError(f"checkpoint {path} does not exist; give a .pt file that fcn-edge train has written") from exc
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
-        reason = "it is cut off or damaged" if _starts_as_zip(path) else "it is no file that torch.save has written"
-        raise ModelError(f"checkpoint {path} cannot be read: {reason}; train again or fetch it again") from exc
+        raise ModelError(
+            f"checkpoint {path} cannot be read: it is cut off, damaged or holds more than data; {remedy}"
+        ) from exc
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise ModelError(f"{path} is a torch file, but no checkpoint of fcn-edge; expected one from fcn-edge train")
     if fields.get("version") != VERSION:
@@ -88,7 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     fields["contract"] = contract_from_dict(fields["contract"])
     try:
         fields["config"] = config_from_dict(fields["config"])
-    except UsageError as exc:
+    except (UsageError, TypeError, ValueError) as exc:
         raise ModelError(f"checkpoint {path} holds options that this release does not know: {exc}") from exc
     return Checkpoint(**fields)
 
@@ -128,11 +137,3 @@ def take_weights(model: FCN, state: dict[str, Tensor]) -> tuple[list[str], list[
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     model.load_state_dict({**own, **fitting})
     return list(fitting), [name for name in own if name not in fitting]
-
-
-def _starts_as_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False

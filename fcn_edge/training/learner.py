@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import torch
@@ -82,10 +83,11 @@ class Learner:
         images, labels = self._augment(raw, fraction)
         loss = self._loss(images, labels)
         value = float(loss.detach())
-        if not -3.4e38 < value < 3.4e38:
+        if not math.isfinite(value):
             raise FcnEdgeError(
-                f"the loss is {value} at step {self.steps + 1} on the images {', '.join(raw.names)}; training stops "
-                f'and the last checkpoint stays: use a lower lr than {self.config.lr:g} or amp = "off" and resume'
+                f"the loss is {value} at step {self.steps + 1} on the images {', '.join(raw.names)}; training stops, "
+                f"the last checkpoint stays: look at these images, or start anew with an lr below {self.config.lr:g} "
+                "or amp off"
             )
         self.rate = self.config.lr * rate_factor(self.config, fraction)
         set_rate(self.optimizer, self.rate)

@@ -47,7 +47,7 @@ def segmentation_loss(
         weights: float32 ``[C]``, one for each class; None: all 1.
         aux: weight of the auxiliary losses.
         lovasz: weight of the Lovasz-softmax loss.
-        every: n.
+        every: n; half the finest stride at most is taken.
         generator: draws the grids' origins; None: they lie at the top left.
 
     Returns:
@@ -59,13 +59,14 @@ def segmentation_loss(
     for finer, kernel in zip(scores[1:], list(kernels)[:-1], strict=True):
         coarse.append(total)
         total = upsample(total, kernel) + finer
+    finest = kernels[-1].shape[-1] // 2
+    every = min(every, finest // 2)  # a stride of at least 2 must be left to the transposed convolution
     logits, chosen = _on_grid(total, kernels[-1], labels, every, generator)
     value = criterion(logits, chosen, weights)
     if lovasz:
         step = 4 // every  # the loss sorts all pixels once for each class: a sixteenth of them is enough
         value = value + lovasz * lovasz_softmax(logits[..., ::step, ::step], chosen[..., ::step, ::step])
     if aux:
-        finest = kernels[-1].shape[-1] // 2
         for index, maps in enumerate(coarse):
             stride = finest * 2 ** (len(coarse) - index)
             kernel = bilinear_kernel(stride, maps.shape[1]).to(maps)

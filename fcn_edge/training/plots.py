@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ..contract import Contract
 from ..pixels import Image, Labels, replaced
@@ -31,6 +32,7 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
         points = [(entry["epoch"], entry[key]) for entry in history if entry.get(key) is not None]
         axis.set_title(title, fontsize=10, loc="left")
         axis.set_xlabel("epoch", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(color="#e5e7eb", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)

@@ -1,0 +1,75 @@
+"""Options: where they come from, their ranges, the sentence when they cannot be used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fcn_edge.errors import UsageError
+from fcn_edge.training.config import (
+    AugmentConfig,
+    TrainConfig,
+    config_from_dict,
+    config_from_toml,
+    dict_from_config,
+)
+
+
+def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'data = "street"\ncrop = "96x128"\nsize = [120, 160]\nlr = 1\nclasses = ["a", "b=c+d"]\n'
+        "[augment]\nflip = 0.25\nscale = [0.5, 1.5]\n"
+    )
+    config = config_from_toml(path, {"lr": 0.5, "epochs": None, "augment.flip": 0.75})
+    assert (config.data, config.crop, config.size) == ("street", (96, 128), (120, 160))
+    assert (config.lr, config.epochs, config.classes) == (0.5, TrainConfig().epochs, ("a", "b=c+d"))
+    assert (config.augment.flip, config.augment.scale) == (0.75, (0.5, 1.5))
+
+
+def test_the_dictionary_of_a_configuration_gives_it_back() -> None:
+    config = TrainConfig(size=(64, 96), classes=("x",), augment=AugmentConfig(flip=0.1), loss="ohem")
+    assert config_from_dict(dict_from_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lrr = 1", "'lrr'; did you mean 'lr'"),
+        ("[augment]\nflipp = 1", "'augment.flipp'; did you mean 'augment.flip'"),
+        ("nonsense_entirely = 1", "the keys are: data, out"),
+        ('lr = "fast"', "Expected `float`, got `str`.*lr"),
+        ("lr = 50", "lr is 50.0; expected 1e-08 to 10: use 10"),
+        ("lr = nan", "lr is nan"),
+        ("batch = 0", "batch is 0; expected 1 to 4096: use 1"),
+        ("epochs = -3", "use 1"),
+        ('crop = "16x4096"', "crop is 16x4096; .*use 32x4096"),
+        ('size = "64"', "size is '64'; expected height x width"),
+        ('size = "-64x64"', "expected height x width"),
+        ('loss = "focal"', "focal"),
+        ("loss_every = 3", "expected 1, 2 or 4"),
+        ("splits = []", "splits"),
+        ("[augment]\nscale = [2.0, 0.5]", "augment.scale is 2.0 to 0.5"),
+        ("[augment]\nhue = 0.7", "augment.hue is 0.7"),
+        ("augment = 3", "augment"),
+        ("lr = ", "cannot be read as TOML"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        config_from_toml(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read as TOML"):
+        config_from_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("struct", [TrainConfig, AugmentConfig])
+def test_every_option_is_described(struct: type) -> None:
+    described = re.findall(r"^ +(\w+): ", (struct.__doc__ or "").partition("Attributes:")[2], re.M)
+    assert tuple(described) == struct.__struct_fields__

@@ -1,0 +1,171 @@
+"""Losses against naive versions written out in NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fcn_edge.model.fcn import make_model
+from fcn_edge.training.losses import (
+    cross_entropy,
+    enet_weights,
+    lovasz_softmax,
+    ohem,
+    segmentation_loss,
+)
+
+CLASSES = 5
+
+
+def case(seed: int, shape: tuple[int, ...] = (2, 9, 11)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(shape[0], CLASSES, *shape[1:], generator=generator)
+    return logits, torch.randint(-1, CLASSES, shape, generator=generator)
+
+
+def naive_pixels(logits: Tensor, labels: Tensor) -> list[tuple[float, int]]:
+    """(cross-entropy, label) of each counted pixel."""
+    values, ids = logits.double().numpy(), labels.numpy()
+    found = []
+    for n, y, x in np.ndindex(*ids.shape):
+        if ids[n, y, x] >= 0:
+            column = values[n, :, y, x]
+            found.append((float(np.log(np.exp(column).sum()) - column[ids[n, y, x]]), int(ids[n, y, x])))
+    return found
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy(weighted: bool) -> None:
+    logits, labels = case(0)
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.1]) if weighted else None
+    pixels = naive_pixels(logits, labels)
+    shares = [weights[label].item() if weighted else 1.0 for _, label in pixels]
+    expected = sum(share * loss for share, (loss, _) in zip(shares, pixels, strict=True)) / sum(shares)
+    assert cross_entropy(logits, labels, weights).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ohem_keeps_the_hard_pixels(weighted: bool) -> None:
+    logits, labels = case(1)
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.1]) if weighted else None
+    hard = [(loss, label) for loss, label in naive_pixels(logits, labels) if loss > -math.log(0.7)]
+    shares = [weights[label].item() if weighted else 1.0 for _, label in hard]
+    expected = sum(share * loss for share, (loss, _) in zip(shares, hard, strict=True)) / sum(shares)
+    assert ohem(logits, labels, weights).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ohem_keeps_a_sixteenth_where_all_is_easy() -> None:
+    labels = torch.randint(CLASSES, (1, 16, 16), generator=torch.Generator().manual_seed(2))
+    sure = 5 + 10 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+    logits = sure * torch.nn.functional.one_hot(labels, CLASSES).movedim(-1, 1)
+    hardest = sorted((loss for loss, _ in naive_pixels(logits, labels)), reverse=True)[:16]
+    assert hardest[0] < -math.log(0.7)
+    assert ohem(logits, labels).item() == pytest.approx(sum(hardest) / 16, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, ohem, lovasz_softmax])
+def test_a_batch_without_a_counted_pixel_gives_zero_and_a_gradient(loss) -> None:
+    logits, labels = case(0)
+    logits.requires_grad_()
+    value = loss(logits, torch.full_like(labels, -1))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_lovasz_of_sure_answers_is_one_minus_iou() -> None:
+    _, labels = case(4)
+    answers = torch.randint(CLASSES, labels.shape, generator=torch.Generator().manual_seed(5))
+    logits = 1e4 * torch.nn.functional.one_hot(answers, CLASSES).movedim(-1, 1).float()
+    counted = labels >= 0
+    ious = []
+    for class_id in range(CLASSES):
+        truth, answer = (labels == class_id)[counted], (answers == class_id)[counted]
+        ious.append(((truth & answer).sum() / (truth | answer).sum()).item())
+    assert lovasz_softmax(logits, labels).item() == pytest.approx(1 - np.mean(ious), rel=1e-5)
+
+
+def test_lovasz_falls_under_gradient_descent() -> None:
+    logits, labels = case(6)
+    logits.requires_grad_()
+    before = lovasz_softmax(logits, labels)
+    before.backward()
+    assert lovasz_softmax(logits.detach() - 100 * logits.grad, labels) < before
+
+
+def test_enet_weights() -> None:
+    counts = torch.tensor([600, 300, 100, 0])
+    raw = [1 / math.log(1.10 + share) for share in (0.6, 0.3, 0.1, 0.0)]
+    expected = torch.tensor(raw) / np.mean(raw)
+    assert torch.allclose(enet_weights(counts), expected, atol=1e-5)
+
+
+def scored(name: str, size_hw: tuple[int, int]) -> tuple[torch.nn.Module, list[Tensor], Tensor]:
+    """A model with kernels that are no longer bilinear, random scores and labels."""
+    torch.manual_seed(0)
+    model = make_model(name, CLASSES)
+    for kernel in model.kernels:
+        kernel.data += 0.1 * torch.randn_like(kernel)
+    grids = [(-(-size_hw[0] // model.strides[0]), -(-size_hw[1] // model.strides[0]))]
+    grids = [(grids[0][0] * model.strides[0] // s, grids[0][1] * model.strides[0] // s) for s in model.strides]
+    scores = [torch.randn(2, CLASSES, *grid) for grid in grids]
+    return model, scores, torch.randint(-1, CLASSES, (2, *size_hw))
+
+
+@pytest.mark.parametrize("name", ["fcn32s-edge-n", "fcn16s-edge-n", "fcn8s-edge-n", "fcn4s-edge-n"])
+@pytest.mark.parametrize("size_hw", [(64, 96), (61, 75)])
+def test_the_loss_on_all_pixels_is_that_of_the_head(name: str, size_hw: tuple[int, int]) -> None:
+    model, scores, labels = scored(name, size_hw)
+    expected = cross_entropy(model.head(scores, size_hw), labels)
+    assert torch.allclose(segmentation_loss(scores, model.kernels, labels), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "every"),
+    [
+        ("fcn32s-edge-n", 4, 4),
+        ("fcn8s-edge-n", 2, 2),
+        ("fcn8s-edge-n", 4, 4),
+        ("fcn4s-edge-n", 2, 2),
+        ("fcn4s-edge-n", 4, 2),
+    ],
+)
+def test_the_loss_on_a_grid_is_exact_for_its_pixels(
+    name: str, asked: int, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size_hw = (61, 75)
+    model, scores, labels = scored(name, size_hw)
+    logits = model.head(scores, size_hw)
+    seen = torch.zeros(size_hw)
+    for top in range(every):
+        for left in range(every):
+            monkeypatch.setattr(torch, "randint", lambda *_, o=(top, left), **__: torch.tensor(o))
+            value = segmentation_loss(scores, model.kernels, labels, every=asked, generator=torch.Generator())
+            cut = logits[..., top::every, left::every], labels[:, top::every, left::every]
+            seen[top::every, left::every] += 1
+            assert torch.allclose(value, cross_entropy(*cut), rtol=1e-5)
+    assert (seen == 1).all()  # the grids together are the image
+
+
+def test_auxiliary_losses_are_those_of_the_coarser_networks() -> None:
+    model, scores, labels = scored("fcn8s-edge-n", (64, 96))
+    labels = labels.clamp(min=0)
+    coarse = make_model("fcn32s-edge-n", CLASSES)
+    middle = make_model("fcn16s-edge-n", CLASSES)
+    middle.skip_head.kernels[0].data = model.kernels[0].data
+    parts = [coarse.head(scores[:1], (64, 96)), middle.head(scores[:2], (64, 96))]
+    on_grid = [cross_entropy(part[..., ::8, ::8], labels[:, ::8, ::8]) for part in parts]
+    main = segmentation_loss(scores, model.kernels, labels)
+    whole = segmentation_loss(scores, model.kernels, labels, aux=0.4)
+    assert torch.allclose(whole, main + 0.4 * (on_grid[0] + on_grid[1]), rtol=1e-5)
+
+
+def test_lovasz_is_added_with_its_weight() -> None:
+    model, scores, labels = scored("fcn8s-edge-n", (64, 96))
+    logits = model.head(scores, (64, 96))
+    expected = cross_entropy(logits, labels) + 0.5 * lovasz_softmax(logits[..., ::4, ::4], labels[:, ::4, ::4])
+    assert torch.allclose(segmentation_loss(scores, model.kernels, labels, lovasz=0.5), expected, rtol=1e-5)

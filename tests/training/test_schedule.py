@@ -1,0 +1,88 @@
+"""Learning rate, parameter groups, the moving average and what is frozen."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fcn_edge.model.fcn import make_model
+from fcn_edge.training.config import TrainConfig
+from fcn_edge.training.schedule import Average, freeze, make_optimizer, rate_factor, set_rate
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine"])
+def test_the_rate_rises_then_falls_to_zero(schedule: str) -> None:
+    config = msgspec.structs.replace(TrainConfig(), schedule=schedule, warmup=0.1)
+    factors = [rate_factor(config, fraction) for fraction in np.linspace(0, 1, 101)]
+    assert 0 < factors[0] < 0.05
+    assert factors[10] == pytest.approx(1)
+    assert np.all(np.diff(factors[:11]) > 0)
+    assert np.all(np.diff(factors[10:]) < 0)
+    assert factors[-1] == 0
+    middle = {"poly": 0.5**0.9, "cosine": 0.5}[schedule]
+    assert factors[55] == pytest.approx(middle)
+
+
+def test_without_warm_up_it_starts_at_the_top() -> None:
+    assert rate_factor(TrainConfig(warmup=0.0), 0.0) == 1
+
+
+def test_only_weights_of_convolutions_decay() -> None:
+    model = make_model("fcn8s-edge-n", 4)
+    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.05, backbone_lr=0.5))
+    decay_of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    factor_of = {id(p): group["factor"] for group in optimizer.param_groups for p in group["params"]}
+    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d)}
+    for name, parameter in model.named_parameters():
+        assert decay_of[id(parameter)] == (0.05 if id(parameter) in convolutions else 0.0), name
+        assert factor_of[id(parameter)] == (0.5 if name.startswith("backbone.") else 1.0), name
+    set_rate(optimizer, 0.01)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.005}
+
+
+def test_the_average_follows_its_formula() -> None:
+    model = make_model("fcn8s-edge-n", 2)
+    average = Average(model, 0.5)
+    expected = model.score_convs[0].weight.detach().clone()
+    for step in range(12):
+        with torch.no_grad():
+            model.score_convs[0].weight.normal_()
+        average.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.score_convs[0].weight.detach()
+    assert torch.allclose(average.model.score_convs[0].weight, expected, atol=1e-6)
+
+
+def test_the_average_takes_batch_norms_statistics() -> None:
+    model = make_model("fcn8s-edge-n", 2).train()
+    average = Average(model, 0.0)
+    model(torch.rand(2, 3, 64, 64) * 255)
+    average.update(model, 0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(average.model.state_dict()[name], value), name
+
+
+def test_frozen_batch_norm_does_not_move() -> None:
+    config = TrainConfig(freeze_bn=True)
+    model = make_model("fcn8s-edge-n", 2)
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    model.train()
+    freeze(model, config)
+    model(torch.rand(2, 3, 64, 64) * 255)
+    assert before
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    learned = {id(p) for group in make_optimizer(model, config).param_groups for p in group["params"]}
+    norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
+    assert norms
+    assert not any(id(parameter) in learned for parameter in norms)
+
+
+def test_a_frozen_backbone_is_left_out() -> None:
+    config = TrainConfig(backbone_lr=0.0)
+    model = make_model("fcn8s-edge-n", 2)
+    freeze(model, config)
+    learned = sum(len(group["params"]) for group in make_optimizer(model, config).param_groups)
+    assert learned == len(list(model.score_convs.parameters())) + len(model.kernels)
