@@ -1,4 +1,4 @@
-"""What several tests share: where the real data lies, and a virtual environment as a device would have it."""
+"""What several tests share: where the real data lies, a device's virtual environment, models, TensorRT."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from fcn_edge.contract import Contract
+
+if TYPE_CHECKING:
+    from fcn_edge.model.fcn import FCN
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,3 +45,55 @@ def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if result.returncode:
         pytest.skip(f"packages for a second virtual environment cannot be installed: {result.stderr.strip()[-200:]}")
     return python
+
+
+@pytest.fixture(scope="session")
+def lively_model() -> Callable[[str, int], FCN]:
+    """Untrained models whose labels vary: (name, classes) -> FCN in eval mode, the same weights each time.
+
+    Fresh models answer class 0 everywhere and their kernels are symmetric, so a mistake in the head would not show.
+    """
+    torch = pytest.importorskip("torch")
+    from fcn_edge.model.fcn import make_model
+
+    def make(name: str, num_classes: int) -> FCN:
+        torch.manual_seed(0)
+        model = make_model(name, num_classes)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.running_mean.uniform_(-0.3, 0.3)
+                    module.running_var.uniform_(0.5, 2)
+                    module.weight.uniform_(0.5, 1.5)
+                    module.bias.uniform_(-0.3, 0.3)
+            for conv in model.score_convs:
+                conv.weight.normal_()
+            for kernel in model.kernels:
+                kernel.mul_(torch.rand_like(kernel) + 0.5)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def contract_of() -> Callable[[FCN, tuple[int, int]], Contract]:
+    """The contract of a model at a size, with made-up class names."""
+
+    def make(model: FCN, size_hw: tuple[int, int]) -> Contract:
+        mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
+        ids = range(model.num_classes)
+        names, palette = tuple(f"class {i}" for i in ids), tuple((i, 255 - i, 0) for i in ids)
+        return Contract(model.name, size_hw, names, palette, mean, std, model.strides, ignore_id=None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tensorrt_site() -> Path:
+    """Folder that, on PYTHONPATH, gives a TensorRT that parses and builds without a GPU; made on first use."""
+    site = Path(os.environ.get("FCN_EDGE_TENSORRT_CPU", ROOT / "build" / "tensorrt_cpu"))
+    script = ROOT / "tests" / "rig" / "make_tensorrt_cpu.py"
+    result = subprocess.run([sys.executable, str(script), str(site)], capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip(f"TensorRT cannot be set up here: {result.stderr.strip()[-300:]}")
+    return site
