@@ -54,7 +54,9 @@ def bad(trained: Path, tmp_path: Path) -> Path:
         (tmp_path / "broken" / "masks" / split / "a.png").write_bytes(
             cv2.imencode(".png", np.zeros((64, 96), np.uint8))[1].tobytes()
         )
-    (tmp_path / "broken" / "classes.json").write_text('{"names": ["road"]}')
+    (tmp_path / "broken" / "classes.json").write_bytes((trained / "data" / "classes.json").read_bytes())
+    street.write_dataset(tmp_path / "other", train=1, val=1, size_hw=(64, 96))
+    (tmp_path / "other" / "classes.json").write_text('{"names": ["road", "rest"]}')
     (tmp_path / "broken" / "frames" / "0.png").write_bytes(image)
     (tmp_path / "broken" / "frames" / "1.png").write_bytes(image[: len(image) // 2])
     return tmp_path
@@ -86,7 +88,8 @@ CASES = [
     ("eval nonsense --data {good}/data", USAGE, "nonsense"),
     ("eval {good}/model.onnx --data {bad}/missing", USAGE, "missing"),
     ("eval {good}/model.onnx --data {good}/data --split nowhere", USAGE, "nowhere"),
-    ("eval {good}/model.onnx --data {bad}/broken", USAGE, ""),
+    ("eval {good}/model.onnx --data {bad}/broken", USAGE, "a.png"),
+    ("eval {good}/model.onnx --data {bad}/other", MODEL, "classes"),
     ("export {bad}/missing.pt -o {out}/x.onnx", MODEL, "missing.pt"),
     ("export {bad}/cut.pt -o {out}/x.onnx", MODEL, "cut.pt"),
     ("export {bad}/text.pt -o {out}/x.onnx", MODEL, "text.pt"),
