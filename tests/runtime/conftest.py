@@ -97,14 +97,17 @@ def contract() -> Contract:
 class HandModel:
     """A model of whole numbers: one convolution for each score map, so that every runtime must agree exactly.
 
+    Weights go up to ``largest``: 300 is exact in float32 and not in bf16, and sums of the images used stay below 2^24.
     ``labels`` is the reference in NumPy; ``write`` the ONNX file, with ``break_it`` to spoil it first.
     """
 
-    def __init__(self, contract: Contract, dtype: int = TensorProto.FLOAT) -> None:
+    def __init__(self, contract: Contract, dtype: int = TensorProto.FLOAT, largest: int = 300) -> None:
         rng = np.random.default_rng(7)
         self.contract, self.dtype = contract, dtype
         count = contract.num_classes
-        self.weights = [rng.integers(-1, 2, (count, 3, s, s)).astype(np.float32) / 4 for s in contract.strides]
+        self.weights = [
+            rng.integers(-largest, largest + 1, (count, 3, s, s)).astype(np.float32) for s in contract.strides
+        ]
         sides = [4] * (len(contract.strides) - 1) + [2 * contract.strides[-1]]
         self.kernels = [rng.integers(0, 3, (count, 1, side, side)).astype(np.float32) for side in sides]
 

@@ -68,7 +68,7 @@ def test_what_is_no_frame_is_refused(hand_model, tmp_path, frame):
 
 
 def test_fp16_file_runs_and_says_so(hand_model, tmp_path):
-    model = hand_model(dtype=TensorProto.FLOAT16)
+    model = hand_model(dtype=TensorProto.FLOAT16, largest=1)
     image = small_image(model.contract.size_hw)
     with open_engine(model.write(tmp_path / "m.onnx")) as engine:
         assert engine.precision == "fp16"
