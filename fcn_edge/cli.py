@@ -16,7 +16,7 @@ import msgspec
 
 from . import __version__
 from .arguments import add_options, names, positive, seconds, share, size
-from .errors import FcnEdgeError, UsageError
+from .errors import FcnEdgeError, SourceError, UsageError
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
 
 if TYPE_CHECKING:
@@ -253,9 +253,11 @@ def _stream(args: argparse.Namespace) -> int:
             max_frames=args.max_frames,
             on_status=lambda status: print(status, file=sys.stderr),
         )
+        if source.note:
+            print(f"fcn-edge: {source.note}", file=sys.stderr)
     if args.json:
         _print_json(summary.to_dict())
-    return INTERRUPTED if summary.ended == "signal" else 0
+    return {"signal": INTERRUPTED, "source_lost": SourceError.exit_code}.get(summary.ended, 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- bench

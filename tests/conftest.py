@@ -30,6 +30,21 @@ def camvid() -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny drawn data set, a checkpoint of one epoch (run/best.pt) and its export (model.onnx)."""
+    from fcn_edge import street
+    from fcn_edge.export.to_onnx import onnx_from_checkpoint
+    from fcn_edge.training.config import TrainConfig
+    from fcn_edge.training.loop import train
+
+    home = tmp_path_factory.mktemp("trained")
+    street.write_dataset(home / "data", train=4, val=2, size_hw=(64, 96), seed=1)
+    config = TrainConfig(data=str(home / "data"), out=str(home / "run"), epochs=1, batch=2, threads=1)
+    onnx_from_checkpoint(train(config).best, home / "model.onnx")
+    return home
+
+
+@pytest.fixture(scope="session")
 def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python of a fresh virtual environment with this project's wheel and its extra ``cpu``: a device without torch."""
     home = tmp_path_factory.mktemp("device")

@@ -22,17 +22,6 @@ def call(*argv: object) -> int:
         return int(exc.code or 0)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny data set, a checkpoint of one epoch and its export."""
-    home = tmp_path_factory.mktemp("trained")
-    street.write_dataset(home / "data", train=4, val=2, size_hw=(64, 96), seed=1)
-    assert call("train", "--data", home / "data", "--out", home / "run", "--model", "fcn8s-edge-n", "--epochs", 1,
-                "--batch", 2, "--threads", 1) == 0  # fmt: skip
-    assert call("export", home / "run" / "best.pt", "-o", home / "model.onnx") == 0
-    return home
-
-
 @pytest.fixture
 def bad(trained: Path, tmp_path: Path) -> Path:
     """A folder of files that are not what they seem."""

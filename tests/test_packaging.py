@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,29 @@ def test_a_wheel_is_clean_and_has_no_torch(device_python: Path) -> None:
 
 def test_a_wheel_is_typed_and_holds_no_sources(device_python: Path) -> None:
     assert run(device_python, FILES) == "True []"
+
+
+def test_a_device_without_torch_evaluates_measures_and_streams(
+    device_python: Path, trained: Path, tmp_path: Path
+) -> None:
+    def fcn_edge(*args: object) -> dict[str, object]:
+        command = [device_python, "-I", "-m", "fcn_edge", *map(str, args), "--json"]
+        result = subprocess.run(command, cwd="/", capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        loaded: dict[str, object] = json.loads(result.stdout)
+        return loaded
+
+    model, data = trained / "model.onnx", trained / "data"
+    assert fcn_edge("eval", model, "--data", data)["images"] == 2
+    assert fcn_edge("bench", model, "--duration", "300ms", "--threads", 1)["results"]
+    summary = fcn_edge("stream", model, "synthetic://street?size=64x96&frames=5", tmp_path / "out.mp4")
+    assert (summary["frames_out"], summary["ended"]) == (5, "eof")
+    result = subprocess.run(
+        [device_python, "-I", "-m", "fcn_edge", "eval", str(trained / "run" / "best.pt"), "--data", str(data)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 3
+    assert "fcn-edge[train]" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["", "train", "eval", "export", "stream", "bench", "inspect", "demo", "doctor"])
