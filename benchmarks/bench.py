@@ -95,7 +95,7 @@ def _accuracy(
         return {}
     on_progress = partial(on_step, f"accuracy of {Path(model).name}") if on_step else None
     found = evaluate(engine, dataset, split, on_progress, model)
-    return {key: found[key] for key in ("data", "split", "images", "miou", "pixel_accuracy")}
+    return {key: found[key] for key in ("split", "images", "miou", "pixel_accuracy")}
 
 
 def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[Image], str]:
@@ -103,7 +103,7 @@ def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[I
     if dataset:
         samples = dataset.samples(split)
         chosen = samples[:: max(len(samples) // FRAMES, 1)][:FRAMES]
-        return [read_sample(dataset, sample)[0] for sample in chosen], f"{dataset.root} {split}"
+        return [read_sample(dataset, sample)[0] for sample in chosen], f"{dataset.root.name} {split}"
     size_hw = engine.contract.size_hw
     try:
         from ..street import draw_street
