@@ -10,7 +10,7 @@ from fcn_edge.benchmarks import latency
 from fcn_edge.benchmarks.accuracy import evaluate
 from fcn_edge.benchmarks.bench import bench_models
 from fcn_edge.benchmarks.engines import open_any_engine
-from fcn_edge.benchmarks.memory import peak_rss_mib, peak_rss_mib_alone
+from fcn_edge.benchmarks.memory import memory_alone, peak_rss_mib
 from fcn_edge.dataset import open_dataset
 from fcn_edge.errors import EngineError, ModelError
 
@@ -89,15 +89,28 @@ def test_data_of_other_classes_are_refused_before_anything_is_timed(small_onnx, 
 
 
 def test_memory_of_a_process_of_its_own():
-    alone = peak_rss_mib_alone("echo://", (64, 64))
+    alone, on_gpu = memory_alone("echo://", (64, 64))
     assert 10 < alone < peak_rss_mib() + 100
+    assert on_gpu is None
     with pytest.raises(EngineError, match=r"none\.onnx could not be run in a process of its own"):
-        peak_rss_mib_alone("none.onnx", (64, 64))
+        memory_alone("none.onnx", (64, 64))
 
 
-def test_a_device_without_torch_evaluates_and_benches(small_onnx, drawn_root):
+def test_memory_is_measured_from_any_folder(tmp_path, monkeypatch):
+    # As in a checkout of this project: a package of the same name in the current folder, without the benchmarks.
+    (tmp_path / "fcn_edge").mkdir()
+    (tmp_path / "fcn_edge" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    monkeypatch.chdir(tmp_path)
+    assert memory_alone("echo://", (8, 8))[0] > 10
+
+
+def test_a_bigger_frame_needs_more_memory():
+    assert memory_alone("echo://", (4096, 4096))[0] > memory_alone("echo://", (64, 64))[0] + 40  # 48 MiB of pixels
+
+
+def test_a_device_without_torch_evaluates_and_benches(small_onnx, drawn_root, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TORCH, str(small_onnx), str(drawn_root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     evaluated, timed = json.loads(done.stdout)
     with open_any_engine(small_onnx, threads=1) as engine:
