@@ -7,6 +7,7 @@ says nothing about one of them.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,9 @@ from .engines import open_any_engine
 FRAMES = 5
 TIMEOUT_S = 300
 
-# The child finds packages exactly where this process does: `python -m` would look into the current folder first, where
-# a checkout of this project has a package of the same name without this module.
-_CHILD = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main(sys.argv[2:])"
+# The child finds packages exactly where this process does: Python would look into the current folder first, where a
+# checkout of this project has a package of the same name without this module. os and sys are loaded by then.
+_CHILD = "import os, sys; sys.path[:] = sys.argv[1].split(os.pathsep); from {module} import main; main(sys.argv[2:])"
 
 
 def peak_rss_mib() -> float:
@@ -60,7 +61,7 @@ def memory_alone(
     """
     options = {"threads": threads, "device": device, "precision_hint": precision_hint}
     child = _CHILD.format(module=__name__)
-    arguments = [json.dumps(sys.path), str(model), json.dumps(frame_hw), json.dumps(options)]
+    arguments = [os.pathsep.join(sys.path), str(model), json.dumps(frame_hw), json.dumps(options)]
     try:
         done = subprocess.run(
             [sys.executable, "-c", child, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
