@@ -17,7 +17,7 @@ from ..runtime.engine import Engine, physical_cores
 from .accuracy import check_classes, evaluate
 from .engines import facts_of, open_any_engine, open_reference
 from .latency import Candidate, measure_interleaved
-from .memory import peak_rss_mib_alone
+from .memory import memory_alone
 from .record import machine_facts
 
 FRAMES = 16
@@ -60,31 +60,36 @@ def bench_models(
         GateError: if a model fails the check that comes before the timing.
     """
     with contextlib.ExitStack() as stack:
-        candidates = []
-        for model in models:
-            engine = stack.enter_context(
-                open_any_engine(model, threads=threads, device=device, precision_hint=precision_hint)
-            )
-            dataset = open_data(engine) if open_data else None
+        engines = [
+            stack.enter_context(open_any_engine(model, threads=threads, device=device, precision_hint=precision_hint))
+            for model in models
+        ]
+        datasets = [open_data(engine) if open_data else None for engine in engines]
+        for model, engine, dataset in zip(models, engines, datasets, strict=True):
             if dataset:
-                check_classes(engine, dataset, str(model))  # before the first model has cost minutes
-            params, gmacs = facts_of(model)
+                check_classes(engine, dataset, str(model))  # all of them before the first has cost minutes
+        candidates = []
+        for number, (model, engine, dataset) in enumerate(zip(models, engines, datasets, strict=True), 1):
             frames, origin = _frames(engine, dataset, split)
+            params, gmacs = facts_of(model)
+            frame_hw = (frames[0].shape[0], frames[0].shape[1])
+            rss_mib, gpu_mib = memory_alone(
+                model, frame_hw, threads=threads, device=device, precision_hint=precision_hint
+            )
+            if on_step:
+                on_step("memory", number, len(models))
             facts = {
                 "params": params,
                 "gmacs": gmacs,
+                "rss_mib": rss_mib,
+                "gpu_mib": gpu_mib,
+                "rss_of": "a process with this model alone",
                 "threads": threads or physical_cores(),
                 "frames_from": origin,
                 **_accuracy(engine, dataset, split, str(model), on_step),
             }
             candidates.append(Candidate(str(model), engine, frames, open_reference(model), facts))
         results = measure_interleaved(candidates, duration_s, partial(on_step, "timing") if on_step else None)
-    for number, (candidate, result) in enumerate(zip(candidates, results, strict=True), 1):
-        height, width = result["frame_hw"]
-        result["rss_mib"] = peak_rss_mib_alone(candidate.model, (height, width), threads)
-        result["rss_of"] = "a process with this model alone"
-        if on_step:
-            on_step("memory", number, len(candidates))
     return {"machine": machine_facts(), "results": results}
 
 
@@ -95,7 +100,7 @@ def _accuracy(
         return {}
     on_progress = partial(on_step, f"accuracy of {Path(model).name}") if on_step else None
     found = evaluate(engine, dataset, split, on_progress, model)
-    return {key: found[key] for key in ("data", "split", "images", "miou", "pixel_accuracy")}
+    return {key: found[key] for key in ("split", "images", "miou", "pixel_accuracy")}
 
 
 def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[Image], str]:
@@ -103,7 +108,7 @@ def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[I
     if dataset:
         samples = dataset.samples(split)
         chosen = samples[:: max(len(samples) // FRAMES, 1)][:FRAMES]
-        return [read_sample(dataset, sample)[0] for sample in chosen], f"{dataset.root} {split}"
+        return [read_sample(dataset, sample)[0] for sample in chosen], f"{dataset.root.name} {split}"
     size_hw = engine.contract.size_hw
     try:
         from ..street import draw_street

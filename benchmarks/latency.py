@@ -18,7 +18,7 @@ from ..errors import GateError, UsageError
 from ..pixels import Image, Labels
 from ..runtime.engine import Engine, check_labels
 from .engines import Reference
-from .memory import peak_rss_mib
+from .memory import gpu_mib, peak_rss_mib
 
 AGREEMENT = 0.999
 """Share of pixels on which an FP32 engine has to agree with its reference before it is timed."""
@@ -195,7 +195,6 @@ def _result(candidate: Candidate, check: dict[str, Any], seen: _Timings) -> dict
     latencies_ms = np.asarray(seen.latencies_ns, np.float64) / 1e6
     rounds = np.asarray(seen.rounds)
     first = candidate.frames[0]
-    gpu_mib = getattr(engine, "gpu_mib", None)  # engines that run on the CPU have no such attribute
     result = {
         "model": candidate.model,
         "backend": engine.backend,
@@ -210,7 +209,7 @@ def _result(candidate: Candidate, check: dict[str, Any], seen: _Timings) -> dict
         },
         "fps": float(1e3 / latencies_ms.mean()),  # frames one after the other, as latency is measured
         "rss_mib": peak_rss_mib(),
-        "gpu_mib": gpu_mib,
+        "gpu_mib": gpu_mib(engine),
         "miou": None,
         "rss_of": "this process",
         "frame_hw": [first.shape[0], first.shape[1]],

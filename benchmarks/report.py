@@ -186,11 +186,15 @@ def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[lis
 
 
 def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """A row for each fact that is known; dictionaries and lists of them are laid flat."""
     rows = []
     for key, value in facts.items():
         if isinstance(value, dict):
             rows += _fact_rows(value, f"{prefix}{key}.")
-        else:
+        elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            for number, entry in enumerate(value):
+                rows += _fact_rows(entry, f"{prefix}{key}.{number}.")
+        elif value is not None and value != []:
             rows.append([f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return rows
 

@@ -16,6 +16,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 LOG_RATIO = 4.0
 """Medians that lie further apart than this stand on a logarithmic axis."""
 
+MIN_MIOU_SPAN = 0.05
+"""The mIoU axis never shows less than this, lest two equal models look far apart."""
+
 
 def write_plot(results: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
     """Draw the results as a PNG: the right panel only if a model has an mIoU.
@@ -58,19 +61,23 @@ def _draw_tradeoff(axes: Axes, results: Sequence[dict[str, Any]], names: Sequenc
         axes.plot(latency["p50"], result["miou"], "o", color=color, label=names[index])
     _set_latency_axis(axes, results)
     axes.set_ylabel("mIoU")
-    axes.margins(y=0.25)
+    values = [result["miou"] for result in results if result["miou"] is not None]
+    middle, span = (max(values) + min(values)) / 2, max(1.6 * (max(values) - min(values)), MIN_MIOU_SPAN)
+    axes.set_ylim(middle - span / 2, middle + span / 2)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_title("Accuracy against latency (dot: p50, line to p99)")
     axes.legend(loc="best", frameon=False)
 
 
 def _set_latency_axis(axes: Axes, results: Sequence[dict[str, Any]]) -> None:
     medians = [result["latency_ms"]["p50"] for result in results]
+    # A single outlier must not squeeze everything else; the tables give the maximum.
+    highest = 1.1 * max(result["latency_ms"]["p99"] for result in results)
     if max(medians) > LOG_RATIO * min(medians):
         axes.set_xscale("log")
-    lowest = min(result["quantiles_ms"][0] for result in results)
-    # A single outlier must not squeeze everything else; the tables give the maximum.
-    highest = max(result["latency_ms"]["p99"] for result in results)
-    axes.set_xlim(0.9 * lowest, 1.1 * highest)
+        axes.set_xlim(0.9 * min(result["quantiles_ms"][0] for result in results), highest)
+    else:
+        axes.set_xlim(0, highest)
     axes.set_xlabel("ms for a frame")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

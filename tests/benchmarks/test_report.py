@@ -1,0 +1,175 @@
+"""The report: what stands in it, what it does without matplotlib, what it does not overwrite."""
+
+import copy
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fcn_edge import pixels
+from fcn_edge.benchmarks import report
+from fcn_edge.benchmarks.latency import Candidate, measure_interleaved, summary
+from fcn_edge.errors import UsageError
+from fcn_edge.runtime.engine_echo import EchoEngine
+
+
+def result_of(model, p50, miou=None, **fields):
+    latencies = np.linspace(0.9 * p50, 1.1 * p50, 101)
+    return {
+        "model": model,
+        "backend": "openvino",
+        "precision": "fp32",
+        "size_hw": [360, 480],
+        "params": 987_809,
+        "gmacs": 1.2767,
+        "latency_ms": summary(latencies),
+        "stages_ms": {"resize": 0.25, "network": p50 - 1, "head": 0.75, "restore": 0.0},
+        "fps": 1e3 / p50,
+        "rss_mib": 133.4,
+        "gpu_mib": None,
+        "miou": miou,
+        "rounds_p50_ms": [p50] * 5,
+        "quantiles_ms": latencies.tolist(),
+        "repeatability": 1.0,
+        "agreement_with_reference": 0.99995,
+        "frames": 298,
+        "frames_from": "camvid val",
+        **fields,
+    }
+
+
+@pytest.fixture
+def payload():
+    machine = {"cpu": "Some CPU", "cores": 2, "board": None, "packages": {"numpy": "2.4.6"}, "gpus": [{"name": "G"}]}
+    results = [result_of("runs/n.onnx", 16.0, 0.40), result_of("runs/n-int8.onnx", 8.0, 0.39, precision="int8")]
+    return {"machine": machine, "results": results}
+
+
+def rows_of(markdown, heading):
+    """The table below a heading: a dictionary for each row."""
+    lines = markdown.split(f"## {heading}")[1].split("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_a_report_is_three_files_and_the_record_is_the_object(payload, tmp_path):
+    written = report.write_report(payload, tmp_path / "out")
+    assert [path.name for path in written] == ["bench.json", "bench.md", "latency.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md", "latency.png"]
+    assert json.loads(written[0].read_bytes()) == payload
+    assert "![distribution of latency](latency.png)" in written[1].read_text()
+    picture = pixels.read_image(written[2])
+    assert picture.shape[1] > 1.5 * picture.shape[0] > 400  # two panels
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_tables_hold_the_figures(payload):
+    markdown = report.markdown_from_bench(payload)
+    first, second = rows_of(markdown, "Results")
+    assert (first["model"], first["p50 ms"], first["params M"], first["mIoU"]) == ("n.onnx", "16.00", "0.99", "0.4000")
+    assert (second["precision"], second["speed"], second["fps"]) == ("int8", "2.00 (2.00-2.00)", "125.0")
+    assert "GPU MiB" not in first  # nothing to tell
+    assert rows_of(markdown, "Stages, median ms")[1] == {
+        "model": "n-int8.onnx",
+        "resize": "0.25",
+        "network": "7.00",
+        "head": "0.75",
+        "restore": "0.00",
+    }
+    assert rows_of(markdown, "Checked before timing")[0]["ONNX Runtime"] == "99.9950%"
+    facts = {row["fact"]: row["value"] for row in rows_of(markdown, "Machine")}
+    assert facts == {"cpu": "Some CPU", "cores": "2", "packages.numpy": "2.4.6", "gpus.0.name": "G"}
+
+
+def test_a_bar_in_a_name_does_not_break_the_table(payload):
+    payload["results"][0]["model"] = "a|b.onnx"
+    assert "a\\|b.onnx" in report.markdown_from_bench(payload)
+
+
+def test_without_matplotlib_the_report_says_so(payload, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = report.write_report(payload, tmp_path / "out")
+    assert [path.name for path in written] == ["bench.json", "bench.md"]
+    assert not (tmp_path / "out" / "latency.png").exists()
+    assert "matplotlib is not installed" in written[1].read_text()
+    assert "latency.png" not in written[1].read_text()
+
+
+def test_nothing_is_overwritten_without_force(payload, tmp_path):
+    report.write_report(payload, tmp_path)
+    before = (tmp_path / "bench.json").read_bytes()
+    other = copy.deepcopy(payload)
+    other["results"].pop()
+    with pytest.raises(UsageError, match=r"already holds bench\.json, bench\.md, latency\.png"):
+        report.write_report(other, tmp_path)
+    assert (tmp_path / "bench.json").read_bytes() == before
+    report.write_report(other, tmp_path, force=True)
+    assert json.loads((tmp_path / "bench.json").read_bytes()) == other
+
+
+def test_a_file_is_no_folder(payload, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        report.write_report(payload, tmp_path / "out")
+
+
+def test_speed_compares_round_by_round():
+    # Rounds 3 and 4 ran on a disturbed machine: medians of all rounds would move, ratios do not.
+    slow, fast = {"rounds_p50_ms": [10, 10, 40, 40]}, {"rounds_p50_ms": [5, 5, 20, 20]}
+    assert report.speed(fast, slow) == (2.0, 2.0, 2.0)
+    assert report.speed(slow, fast) == (0.5, 0.5, 0.5)
+
+
+def test_models_of_one_name_are_told_apart_by_their_paths():
+    assert report.short_names([{"model": "a/best.pt"}, {"model": "b/last.pt"}]) == ["best.pt", "last.pt"]
+    assert report.short_names([{"model": "a/best.pt"}, {"model": "b/best.pt"}]) == ["a/best.pt", "b/best.pt"]
+
+
+def test_equal_models_are_not_drawn_far_apart(payload, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **kw: (figures.append(figure), save(figure, *args, **kw))
+    )
+    payload["results"][1]["miou"] = payload["results"][0]["miou"] + 1e-8
+    report.write_report(payload, tmp_path)
+    low, high = figures[0].axes[1].get_ylim()
+    assert high - low == pytest.approx(0.05)
+    assert figures[0].axes[0].get_xlim()[0] == 0  # latencies within a factor of four start at zero
+
+
+def test_without_accuracy_there_is_one_panel(payload, tmp_path):
+    for result in payload["results"]:
+        result["miou"] = None
+    picture = pixels.read_image(report.write_report(payload, tmp_path)[2])
+    assert picture.shape[1] < 2 * picture.shape[0]
+    assert "mIoU" not in rows_of((tmp_path / "bench.md").read_text(), "Results")[0]
+
+
+def test_the_report_takes_what_measuring_gives(tmp_path):
+    frames = [np.zeros((8, 8, 3), np.uint8)]
+    results = measure_interleaved(
+        [Candidate("one", EchoEngine(), frames), Candidate("two", EchoEngine(), frames)], 0.05
+    )
+    payload = {"machine": {}, "results": results}
+    assert len(report.write_report(payload, tmp_path)) == 3
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report.bench_table(payload))
+    assert "p99" in console.export_text()
+
+
+def test_progress_goes_to_stderr_alone(capsys):
+    with report.progress_on_stderr() as on_step:
+        on_step("timing", 1, 2)
+        on_step("timing", 2, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "timing" in err
+    with report.progress_on_stderr(quiet=True) as on_step:
+        on_step("timing", 1, 2)
+    assert capsys.readouterr() == ("", "")
