@@ -132,7 +132,8 @@ def train(
         _start_from(learner, Path(config.init))
     clock = _Clock(config, data, spent)
 
-    while len(history) < config.epochs and not clock.is_up():
+    ended = False
+    while not ended:
         metrics = _train_epoch(learner, data, config, clock, history, on_progress)
         ended = len(history) + 1 == config.epochs or clock.is_up()
         if len(data.val) and (ended or metrics["epoch"] % config.val_every == 0):
