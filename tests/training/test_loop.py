@@ -128,11 +128,15 @@ def test_nothing_is_overwritten_unless_asked_for(config: Make) -> None:
     before = (Path(options.out) / "last.pt").read_bytes()
     with pytest.raises(UsageError, match=r"already holds best\.pt, last\.pt.*--resume, --force"):
         train(options)
+    (Path(options.out) / "epoch-0001.pt").touch()
+    with pytest.raises(UsageError, match="does not exist"):
+        train(config(data="/nowhere"), force=True)  # what is there is given up only when the new run starts
     with pytest.raises(UsageError, match="has done all of its 1 epochs; use --epochs 2"):
         train(options, resume=True)
     assert (Path(options.out) / "last.pt").read_bytes() == before
     assert len(train(config(epochs=1, seed=8), force=True).history) == 1
     assert load_checkpoint(Path(options.out) / "last.pt").config.seed == 8
+    assert not (Path(options.out) / "epoch-0001.pt").exists()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,13 @@ def test_every_problem_of_the_data_is_told_before_the_first_epoch(config: Make, 
     for words in ("s0.png has no mask", "s1.png is no readable", "32x64", r"holds ids [77]", "extra.png has no image"):
         assert words in text
     assert not Path(options.out).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_first_step(config: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UsageError, match="is a file; give a folder|cannot be written to: Not a directory"):
+            train(config(out=str(out)))
 
 
 def spoil(checkpoint: Path) -> None:
@@ -238,6 +249,25 @@ def test_without_validation_images_the_last_epoch_is_the_best(config: Make, pict
     assert load_checkpoint(result.best).epoch == load_checkpoint(result.last).epoch == 2
     assert load_checkpoint(result.last).provenance["train_images"] == "12"
     assert not (result.out / "grid.png").exists()
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_learns(config: Make, amp: str) -> None:
+    result = train(config(epochs=4, amp=amp, lr=4e-3, val_every=4))
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert bool(load_checkpoint(result.last).scaler) == (amp == "fp16")
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_score(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.2, 0.5, None, 0.4, 0.5])
+
+    def scored(*_: Any) -> dict[str, Any]:
+        return {"val_miou": next(scores)}
+
+    monkeypatch.setattr(loop, "scores_from_confusion", scored)
+    result = train(config(epochs=5, steps_per_epoch=1))
+    assert load_checkpoint(result.best).epoch == 2
+    assert (result.best_miou, result.miou) == (0.5, 0.5)
 
 
 def test_the_clock_ends_a_run_with_its_schedule(config: Make) -> None:
