@@ -183,7 +183,7 @@ def test_every_problem_of_the_data_is_told_before_the_first_epoch(config: Make, 
 def test_a_folder_that_cannot_be_made_is_told_before_the_first_step(config: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UsageError, match="is a file; give a folder|cannot be written to: Not a directory"):
+        with pytest.raises(UsageError, match=r"is a file; give a folder|cannot be written to: Not a directory"):
             train(config(out=str(out)))
 
 
