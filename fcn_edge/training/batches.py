@@ -56,18 +56,15 @@ class ImageStore:
         self._dataset, self._samples, self._size_hw, self._device = dataset, tuple(samples), size_hw, device
         self.resident = len(self._samples) * 4 * size_hw[0] * size_hw[1] <= memory_gib * 2**30
         self._images = self._masks = torch.empty(0)
+        classes = len(dataset.class_names)
+        self.counts = torch.zeros(classes, dtype=torch.int64)
         if self.resident:
             images, masks = self._read(range(len(self._samples)))
             self._images, self._masks = images.to(device), masks.to(device)
-            counted = masks
+            self.counts += sum(_count(mask, classes) for mask in masks)
         else:
-            step = max(1, len(self._samples) // _COUNTED)
-            parts = [self._read(range(i, min(i + 1, len(self)))) for i in range(0, len(self), step)]
-            counted = torch.cat([masks for _, masks in parts])
-        classes = len(dataset.class_names)
-        self.counts = sum(
-            (torch.bincount(mask.flatten(), minlength=256)[:classes] for mask in counted), torch.zeros(classes).long()
-        )
+            for number in range(0, len(self), max(1, len(self) // _COUNTED)):
+                self.counts += _count(self._read([number])[1], classes)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -143,6 +140,10 @@ class EvaluationStore:
                     self._left -= needed
                     self._kept[number] = pair
             yield pair
+
+
+def _count(mask: Tensor, classes: int) -> Tensor:
+    return torch.bincount(mask.flatten(), minlength=256)[:classes]
 
 
 def iter_order(count: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from .. import __version__
 from ..contract import Contract
-from ..errors import UsageError
-from ..pixels import write_atomically
 from .batches import iter_order
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig, dict_from_config
+from .checkpoint import Checkpoint, load_checkpoint
+from .config import TrainConfig
 from .data import TrainData, open_data
+from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
@@ -28,9 +26,6 @@ from .validate import predict, scores_from_confusion, validate
 
 log = logging.getLogger(__name__)
 
-# Options that a resumed run may change: none of them alters what a step computes from its place in the schedule.
-FREE_TO_CHANGE = ("data", "out", "epochs", "max_minutes", "device", "threads", "memory_gib", "val_every", "keep_every")
-_FILES = ("best.pt", "last.pt", "metrics.jsonl", "curves.png", "grid.png")
 _SMOOTH = 0.95
 _SHOWN = 4
 
@@ -116,7 +111,7 @@ def train(
         FcnEdgeError: if the loss is no longer finite.
     """
     out = Path(config.out)
-    saved = _saved_run(out, resume, force)
+    saved = open_folder(out, resume, force)
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -125,14 +120,17 @@ def train(
     history: list[dict[str, Any]] = []
     spent = 0.0
     if saved is not None:
-        _refuse_changes(config, data, saved)
+        refuse_changes(config, data, saved)
         learner.restore(saved)
         history, spent = saved.history, saved.seconds
     elif config.init:
         _start_from(learner, Path(config.init))
+    if saved is None:
+        prepare_folder(out)
     clock = _Clock(config, data, spent)
 
-    while len(history) < config.epochs and not clock.is_up():
+    ended = False
+    while not ended:
         metrics = _train_epoch(learner, data, config, clock, history, on_progress)
         ended = len(history) + 1 == config.epochs or clock.is_up()
         if len(data.val) and (ended or metrics["epoch"] % config.val_every == 0):
@@ -140,17 +138,17 @@ def train(
             metrics |= scores_from_confusion(matrix, data.contract)
         metrics["seconds"] = round(clock.seconds(), 3)
         history = [*history, metrics]
-        _save(out, learner, data, config, history, clock.seconds())
+        save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds()), ended)
 
     draw_curves(out / "curves.png", history)
     _draw_examples(out / "grid.png", learner, data)
-    scores = [entry["val_miou"] for entry in history if entry.get("val_miou") is not None]
+    scores = validated(history)
     return TrainResult(
         out,
         out / "best.pt",
         out / "last.pt",
         max(scores, default=None),
-        _last_miou(history),
+        scores[-1] if scores else None,
         len(history),
         learner.steps,
         clock.seconds(),
@@ -191,7 +189,7 @@ def _train_epoch(
     learner.train_mode()
     begin, start, done, total, smooth = time.monotonic(), clock.seconds(), 0, 0.0, 0.0
     order = list(iter_order(len(data.train), config.batch, clock.steps_per_epoch, learner.generator))
-    began_at = clock.fraction(learner.steps)
+    began_at, scores = clock.fraction(learner.steps), validated(history)
     for raw in data.train.batches(order):
         loss = learner.step(raw, clock.fraction(learner.steps))
         done, total = done + 1, total + loss
@@ -208,7 +206,7 @@ def _train_epoch(
                     round(learner.steps / fraction),
                     fraction,
                     smooth,
-                    _last_miou(history),
+                    scores[-1] if scores else None,
                     done * config.batch / spent,
                     left,
                 )
@@ -224,16 +222,10 @@ def _train_epoch(
     }
 
 
-def _save(
-    out: Path,
-    learner: Learner,
-    data: TrainData,
-    config: TrainConfig,
-    history: list[dict[str, Any]],
-    seconds: float,
-) -> None:
-    """Write the checkpoints and ``metrics.jsonl`` of an epoch."""
-    checkpoint = Checkpoint(
+def _checkpoint(
+    learner: Learner, data: TrainData, config: TrainConfig, history: list[dict[str, Any]], seconds: float
+) -> Checkpoint:
+    return Checkpoint(
         data.contract,
         config,
         **learner.state(),
@@ -249,49 +241,6 @@ def _save(
             "train_files_sha256": data.fingerprint,
         },
     )
-    latest = history[-1].get("val_miou")
-    before = [entry["val_miou"] for entry in history[:-1] if entry.get("val_miou") is not None]
-    if not len(data.val) or (latest is not None and latest > max(before, default=-1.0)):
-        save_checkpoint(out / "best.pt", checkpoint)
-    if config.keep_every and len(history) % config.keep_every == 0:
-        save_checkpoint(out / f"epoch-{len(history):04d}.pt", checkpoint)
-    lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in history)
-    write_atomically(out / "metrics.jsonl", lines)
-    save_checkpoint(out / "last.pt", checkpoint)  # last: what it says is done, is done
-
-
-def _saved_run(out: Path, resume: bool, force: bool) -> Checkpoint | None:
-    """The run to go on with, or None; nothing is overwritten unless asked for."""
-    if resume:
-        if not (out / "last.pt").exists():
-            raise UsageError(f"{out} holds no last.pt to resume from; leave out --resume to start a run there")
-        return load_checkpoint(out / "last.pt")
-    existing = [name for name in _FILES if (out / name).exists()]
-    if existing and not force:
-        raise UsageError(f"{out} already holds {', '.join(existing)}; use --resume, --force or another --out")
-    for name in existing:
-        (out / name).unlink()
-    return None
-
-
-def _refuse_changes(config: TrainConfig, data: TrainData, saved: Checkpoint) -> None:
-    before, now = dict_from_config(saved.config), dict_from_config(config)
-    for name in before:
-        if name not in FREE_TO_CHANGE and before[name] != now[name]:
-            raise UsageError(
-                f"{name} is {now[name]} but the run was started with {before[name]}; a resumed run may change only "
-                f"{', '.join(FREE_TO_CHANGE)}"
-            )
-    if saved.contract != data.contract or saved.provenance.get("train_files_sha256") != data.fingerprint:
-        raise UsageError(
-            f"the data in {config.data} is not what the run was started with (its files or classes differ); "
-            "start a new run in another folder"
-        )
-    if len(saved.history) >= config.epochs:
-        raise UsageError(
-            f"the run in {config.out} has done all of its {config.epochs} epochs; use --epochs {2 * config.epochs} "
-            "to go on"
-        )
 
 
 def _start_from(learner: Learner, path: Path) -> None:
@@ -308,7 +257,3 @@ def _draw_examples(path: Path, learner: Learner, data: TrainData) -> None:
             rows.append((frame, label, predict(learner.average.model, [frame], learner.device)[0]))
     if rows:
         draw_grid(path, rows, data.contract)
-
-
-def _last_miou(history: list[dict[str, Any]]) -> float | None:
-    return next((entry["val_miou"] for entry in reversed(history) if entry.get("val_miou") is not None), None)

@@ -1,0 +1,101 @@
+"""The folder of a run: what it holds, what may be resumed or overwritten; knows nothing about learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import UsageError
+from ..pixels import write_atomically
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .config import TrainConfig, dict_from_config
+from .data import TrainData
+
+# Options that a resumed run may change: none of them alters what a step computes from its place in the schedule.
+FREE_TO_CHANGE = ("data", "out", "epochs", "max_minutes", "device", "threads", "memory_gib", "val_every", "keep_every")
+_FILES = ("best.pt", "last.pt", "metrics.jsonl", "curves.png", "grid.png")
+
+
+def open_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
+    """The run to go on with, or None for a new one.
+
+    Raises:
+        UsageError: if there is nothing to resume, or a run stands there that ``force`` does not give up.
+        ModelError: if ``last.pt`` cannot be read.
+    """
+    if resume:
+        if not (out / "last.pt").exists():
+            raise UsageError(f"{out} holds no last.pt to resume from; leave out --resume to start a run there")
+        return load_checkpoint(out / "last.pt")
+    existing = [name for name in _FILES if (out / name).exists()]
+    if existing and not force:
+        raise UsageError(f"{out} already holds {', '.join(existing)}; use --resume, --force or another --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; give a folder as --out")
+    return None
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder and remove an earlier run's files, once the new one is sure to start.
+
+    Raises:
+        UsageError: if the folder cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "metrics.jsonl", b"")
+    except OSError as exc:
+        raise UsageError(f"{out} cannot be written to: {exc.strerror or exc}; give another --out") from exc
+    for path in (*(out / name for name in _FILES), *out.glob("epoch-[0-9][0-9][0-9][0-9].pt")):
+        path.unlink(missing_ok=True)
+
+
+def refuse_changes(config: TrainConfig, data: TrainData, saved: Checkpoint) -> None:
+    """Check that a run can go on as it began.
+
+    Raises:
+        UsageError: if an option or the data would make it another run, or all its epochs are done.
+    """
+    before, now = dict_from_config(saved.config), dict_from_config(config)
+    for name in before:
+        if name not in FREE_TO_CHANGE and before[name] != now[name]:
+            raise UsageError(
+                f"{name} is {now[name]} but the run was started with {before[name]}; a resumed run may change only "
+                f"{', '.join(FREE_TO_CHANGE)}"
+            )
+    if saved.contract != data.contract or saved.provenance.get("train_files_sha256") != data.fingerprint:
+        raise UsageError(
+            f"the data in {config.data} is not what the run was started with (its files or classes differ); "
+            "start a new run in another folder"
+        )
+    if saved.epoch >= config.epochs:
+        raise UsageError(
+            f"the run in {config.out} has done all of its {config.epochs} epochs; use --epochs {2 * config.epochs} "
+            "to go on"
+        )
+
+
+def save_epoch(out: Path, checkpoint: Checkpoint, ended: bool) -> None:
+    """Write an epoch's checkpoints and ``metrics.jsonl``.
+
+    ``best.pt`` is written when the validation mIoU is higher than ever before; at the end of a run without any
+    validation it is the last epoch's.
+    """
+    history = checkpoint.history
+    scores = validated(history)
+    is_best = history[-1].get("val_miou") is not None and scores[-1] > max(scores[:-1], default=-1.0)
+    if is_best or (ended and not scores):
+        save_checkpoint(out / "best.pt", checkpoint)
+    if checkpoint.config.keep_every and checkpoint.epoch % checkpoint.config.keep_every == 0:
+        save_checkpoint(out / f"epoch-{checkpoint.epoch:04d}.pt", checkpoint)
+    lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in history)
+    write_atomically(out / "metrics.jsonl", lines)
+    save_checkpoint(out / "last.pt", checkpoint)  # last: what it says is done, is done
+
+
+def validated(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Validation mIoU of the epochs that have one."""
+    return [entry["val_miou"] for entry in history if entry.get("val_miou") is not None]
