@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contract import METADATA_KEY, dict_from_contract
+from ..contract import METADATA_KEY, Contract, dict_from_contract
 from ..errors import MissingError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "SkipHead")
 _PASSED_THROUGH = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity")
@@ -94,7 +94,7 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
     return {
         "contract": dict_from_contract(contract),
         "params": _count_weights(model.graph),
-        "gmacs": _count_gmacs(model),
+        "gmacs": _count_gmacs(model, contract),
         "precision": _shares(Counter(layers.values())),
         "layers": layers,
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
@@ -144,17 +144,16 @@ def _count_weights(graph: GraphProto) -> int:
     return sum(_size(list(tensor.dims)) for tensor in found.values())
 
 
-def _count_gmacs(model: Any) -> float:
+def _count_gmacs(model: ModelProto, contract: Contract) -> float:
     """Billions of multiply-adds as ``model.fcn.count_gmacs`` counts them: without the padding to whole cells."""
     import onnx
 
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            break
-        if node.op_type == "Pad":  # in front of the first convolution: that to whole cells
-            node.op_type = "Identity"
-            del node.input[1:]
-            del node.attribute[:]
+    if any(side % contract.strides[0] for side in contract.size_hw):
+        # The first Pad is that to whole cells; a backbone may have others of its own.
+        padding = next(node for node in model.graph.node if node.op_type == "Pad")
+        padding.op_type = "Identity"
+        del padding.input[1:]
+        del padding.attribute[:]
     shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in onnx.shape_inference.infer_shapes(model).graph.value_info

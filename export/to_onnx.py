@@ -11,10 +11,11 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -62,11 +63,11 @@ def onnx_from_checkpoint(
         GateError: if the file's labels are not torch's.
     """
     _check_out(out, force)
-    model, contract = model_from_checkpoint(checkpoint)
+    model, contract, sha256 = _read(checkpoint)
     if size_hw is not None:
         contract = resized(contract, size_hw)
-    provenance = {CHECKPOINT_KEY: hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
-    return write_onnx(model, contract, out, force=force, verify_frames=verify_frames, metadata=provenance)
+    metadata = {CHECKPOINT_KEY: sha256}
+    return write_onnx(model, contract, out, force=force, verify_frames=verify_frames, metadata=metadata)
 
 
 def write_onnx(
@@ -137,6 +138,19 @@ def resized(contract: Contract, size_hw: tuple[int, int]) -> Contract:
     return replace(contract, size_hw=(height, width))
 
 
+def _read(checkpoint: Path) -> tuple[FCN, Contract, str]:
+    """A checkpoint's model and contract and the sha256 of the very file that they were read from."""
+
+    def digest() -> str:
+        return hashlib.sha256(checkpoint.read_bytes()).hexdigest() if checkpoint.is_file() else ""
+
+    before = digest()
+    model, contract = model_from_checkpoint(checkpoint)
+    if digest() != before:  # a training run beside replaces its checkpoints
+        raise ModelError(f"checkpoint {checkpoint} was replaced while it was read; export it again, or a copy of it")
+    return model, contract, before
+
+
 class _FrameToScores(nn.Module):
     """What is traced: from the frame to the score maps, channels first once the bytes are numbers."""
 
@@ -178,7 +192,8 @@ def _traced(model: FCN, size_hw: tuple[int, int]) -> onnx.ModelProto:
 def _folded(backbone: nn.Module) -> torch.fx.GraphModule:
     """A backbone in eval mode with each batch norm that follows a convolution folded into it; names are kept."""
     # torch.fx.experimental.optimization.fuse does the same, but importing it warns of deprecation.
-    traced = torch.fx.symbolic_trace(backbone)
+    tracer = _Tracer()
+    traced = torch.fx.GraphModule(backbone, tracer.trace(backbone))
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
@@ -189,8 +204,21 @@ def _folded(backbone: nn.Module) -> torch.fx.GraphModule:
             traced.set_submodule(before.target, fuse_conv_bn_eval(conv, modules[node.target]))
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks through every Sequential, since a slice of one is no submodule of the backbone and has no name."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The module's answer as a node of the graph."""
+        if isinstance(m, nn.Sequential):
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
 
 @contextmanager
