@@ -206,8 +206,10 @@ def _export(args: argparse.Namespace) -> None:
     if args.precision != "fp32":
         raise UsageError(f"this release exports fp32 only, not {args.precision}; leave --precision out")
     from .export.to_onnx import onnx_from_checkpoint
+    from .street import draw_street
 
-    print(onnx_from_checkpoint(args.checkpoint, args.out, args.size, force=args.force))
+    frames = [draw_street(seed, 1.0, (360, 480))[0] for seed in range(3)]
+    print(onnx_from_checkpoint(args.checkpoint, args.out, args.size, force=args.force, verify_frames=frames))
 
 
 # ---------------------------------------------------------------------------------------------------------- stream

@@ -26,7 +26,7 @@ _HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _NESTED = ("state_dict", "model")
 _PREFIXES = ("module.", "backbone.")
 # What torch.load was seen to raise on files with flipped bytes; there is no common base below Exception.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     RuntimeError,
@@ -125,7 +125,7 @@ def _state_from_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise ModelError(f"no such file: {path}; expected a classifier's .pth file") from exc
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise ModelError(f"{path} cannot be read as torch weights; expected a classifier's .pth file") from exc
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 from ..contract import Contract, contract_from_dict, dict_from_contract
 from ..errors import ModelError, UsageError
 from ..model.fcn import FCN, make_model
+from ..model.weights import UNREADABLE
 from ..pixels import replaced
 from .config import TrainConfig, config_from_dict, dict_from_config
 
@@ -82,7 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"checkpoint {path} cannot be read: it is no file that torch.save has written; {remedy}")
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+    except UNREADABLE as exc:
         raise ModelError(
             f"checkpoint {path} cannot be read: it is cut off, damaged or holds more than data; {remedy}"
         ) from exc

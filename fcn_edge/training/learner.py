@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..contract import Contract
 from ..errors import FcnEdgeError, ModelError
 from ..model.fcn import make_model
+from ..model.weights import LoadReport, load_classifier_weights
 from .augment import augment_batch
 from .batches import RawBatch
 from .checkpoint import Checkpoint, take_weights
@@ -66,6 +68,12 @@ class Learner:
         taken = take_weights(self.model, state)
         self.average = Average(self.model, self.config.ema)
         return taken
+
+    def start_from_classifier(self, path: Path) -> LoadReport:
+        """Take a classifier's weights for the backbone; raises ModelError if the file does not hold them."""
+        report = load_classifier_weights(self.model, path)
+        self.average = Average(self.model, self.config.ema)
+        return report
 
     def step(self, raw: RawBatch, fraction: float) -> float:
         """Learn from a batch.

@@ -244,6 +244,11 @@ def _checkpoint(
 
 
 def _start_from(learner: Learner, path: Path) -> None:
+    """Begin with the weights of a checkpoint, or with a classifier's in the backbone."""
+    if path.suffix == ".pth":
+        report = learner.start_from_classifier(path)
+        log.info("took %d tensors from %s; %d start afresh", len(report.loaded), path, len(report.missing))
+        return
     taken, fresh = learner.start_from(load_checkpoint(path).ema)
     log.info("took %d tensors from %s; %d start afresh: %s", len(taken), path, len(fresh), ", ".join(fresh[:8]))
 
