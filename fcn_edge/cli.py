@@ -259,6 +259,12 @@ def _stream(args: argparse.Namespace) -> int:
             print(f"fcn-edge: {source.note}", file=sys.stderr)
     if args.json:
         _print_json(summary.to_dict())
+    else:
+        latency = summary.latency_ms
+        print(
+            f"{summary.frames_out} frames, {summary.dropped} dropped, {summary.fps:.1f} frames/s, latency p50 "
+            f"{latency.p50 or 0:.1f} ms, p95 {latency.p95 or 0:.1f} ms, ended: {summary.ended}"
+        )
     return {"signal": INTERRUPTED, "source_lost": SourceError.exit_code}.get(summary.ended, 0)
 
 
