@@ -28,6 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch": (1, 4096),
     "lr": (1e-8, 10),
     "backbone_lr": (0, 10),
+    "kernel_lr": (0, 10),
     "weight_decay": (0, 1),
     "warmup": (0, 0.9),
     "ema": (0, 0.99999),
@@ -118,6 +119,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         batch: images in a step.
         lr: peak learning rate.
         backbone_lr: factor on the learning rate of the backbone; 0 freezes it.
+        kernel_lr: factor on the learning rate of the head's transposed convolutions; 0 keeps them bilinear.
         weight_decay: AdamW's decay of the convolutions' weights; batch norm, biases and the head's kernels have none.
         warmup: share of the run in which the learning rate rises.
         schedule: how it falls afterwards: ``poly`` (power 0.9) or ``cosine``.
@@ -156,6 +158,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     batch: int = 12
     lr: float = 2e-3
     backbone_lr: float = 1.0
+    kernel_lr: float = 1.0
     weight_decay: float = 0.02
     warmup: float = 0.03
     schedule: Literal["poly", "cosine"] = "poly"

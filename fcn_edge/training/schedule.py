@@ -23,24 +23,27 @@ def rate_factor(config: TrainConfig, fraction: float) -> float:
 
 
 def make_optimizer(model: FCN, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with groups for what decays and what does not, in the backbone and outside it.
+    """AdamW with a group for each learning rate and weight decay.
 
     Batch norm, biases and the head's kernels do not decay: a kernel that shrinks is no interpolation any more.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    in_head = {id(kernel) for kernel in model.kernels}
-    in_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    kernels = {id(kernel) for kernel in model.kernels}
+    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and id(parameter) not in in_head
-            groups.setdefault((id(parameter) in in_backbone, decays), []).append(parameter)
+            decays = parameter.ndim > 1 and id(parameter) not in kernels
+            factor = (
+                config.backbone_lr
+                if id(parameter) in backbone
+                else config.kernel_lr
+                if id(parameter) in kernels
+                else 1.0
+            )
+            groups.setdefault((factor, config.weight_decay if decays else 0.0), []).append(parameter)
     settings = [
-        {
-            "params": parameters,
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "factor": config.backbone_lr if backbone else 1.0,
-        }
-        for (backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     return torch.optim.AdamW(settings, lr=config.lr, fused=True)
 
@@ -60,6 +63,9 @@ def freeze(model: FCN, config: TrainConfig) -> None:
     if config.backbone_lr == 0:
         model.backbone.requires_grad_(False)
         model.backbone.eval()
+    if config.kernel_lr == 0:
+        for kernel in model.kernels:
+            kernel.requires_grad_(False)
 
 
 class Average:

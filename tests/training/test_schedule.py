@@ -32,15 +32,16 @@ def test_without_warm_up_it_starts_at_the_top() -> None:
 
 def test_only_weights_of_convolutions_decay() -> None:
     model = make_model("fcn8s-edge-n", 4)
-    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.05, backbone_lr=0.5))
+    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.05, backbone_lr=0.5, kernel_lr=0.1))
     decay_of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     factor_of = {id(p): group["factor"] for group in optimizer.param_groups for p in group["params"]}
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d)}
+    expected_factor = {"backbone": 0.5, "skip_head": 0.1, "score_convs": 1.0}
     for name, parameter in model.named_parameters():
         assert decay_of[id(parameter)] == (0.05 if id(parameter) in convolutions else 0.0), name
-        assert factor_of[id(parameter)] == (0.5 if name.startswith("backbone.") else 1.0), name
+        assert factor_of[id(parameter)] == expected_factor[name.split(".")[0]], name
     set_rate(optimizer, 0.01)
-    assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.005}
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.005, 0.001}
 
 
 def test_the_average_follows_its_formula() -> None:
@@ -86,3 +87,11 @@ def test_a_frozen_backbone_is_left_out() -> None:
     freeze(model, config)
     learned = sum(len(group["params"]) for group in make_optimizer(model, config).param_groups)
     assert learned == len(list(model.score_convs.parameters())) + len(model.kernels)
+
+
+def test_kernels_that_are_kept_bilinear_are_left_out() -> None:
+    config = TrainConfig(kernel_lr=0.0)
+    model = make_model("fcn8s-edge-n", 2)
+    freeze(model, config)
+    learned = {id(p) for group in make_optimizer(model, config).param_groups for p in group["params"]}
+    assert not any(id(kernel) in learned for kernel in model.kernels)
