@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import venv
@@ -97,3 +99,41 @@ def tensorrt_site() -> Path:
     if result.returncode:
         pytest.skip(f"TensorRT cannot be set up here: {result.stderr.strip()[-300:]}")
     return site
+
+
+@pytest.fixture(scope="session")
+def tensorrt_include() -> Path:
+    """TensorRT's headers, from TENSORRT_ROOT or where Debian's packages put them; no Python package brings them."""
+    places = [Path(f"/usr/include/{platform.machine()}-linux-gnu")]
+    if root := os.environ.get("TENSORRT_ROOT"):
+        places = [Path(root) / "include", Path(root)]
+    for place in places:
+        if (place / "NvInferRuntime.h").is_file():
+            return place
+    pytest.skip("TensorRT's headers are not here; set TENSORRT_ROOT to a folder that holds include/NvInferRuntime.h")
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> Path:
+    """CUDA's compiler, from PATH or its usual folder."""
+    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if found is None:
+        pytest.skip("nvcc is not here; install CUDA's toolkit, or put nvcc into PATH")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def plugin_library(tensorrt_include: Path, nvcc: Path) -> Path:
+    """The TensorRT plugin, built by CMake for one chip, because nothing here runs it."""
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if cmake is None:
+        pytest.skip("cmake is not here; pip install cmake")
+    build = ROOT / "build" / "plugin"
+    options = ["-DFCN_EDGE_PYTHON=OFF", "-DFCN_EDGE_PLUGIN=ON", "-DFCN_EDGE_CUDA_ARCHITECTURES=87"]
+    options += [f"-DFCN_EDGE_TENSORRT_INCLUDE={tensorrt_include}", f"-DFCN_EDGE_NVCC={nvcc}"]
+    commands = [[cmake, "-S", ROOT / "cpp_plugins", "-B", build, *options]]
+    commands += [[cmake, "--build", build, "--target", "fcn_edge_plugin"]]
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    return build / "libfcn_edge_plugin.so"
