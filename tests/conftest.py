@@ -122,18 +122,33 @@ def nvcc() -> Path:
     return Path(found)
 
 
-@pytest.fixture(scope="session")
-def plugin_library(tensorrt_include: Path, nvcc: Path) -> Path:
-    """The TensorRT plugin, built by CMake for one chip, because nothing here runs it."""
+def _built(name: str, target: str, options: list[str]) -> Path:
+    """The library that CMake makes for ``target``, in a folder of build/ that the next run finds up to date."""
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if cmake is None:
         pytest.skip("cmake is not here; pip install cmake")
-    build = ROOT / "build" / "plugin"
-    options = ["-DFCN_EDGE_PYTHON=OFF", "-DFCN_EDGE_PLUGIN=ON", "-DFCN_EDGE_CUDA_ARCHITECTURES=87"]
-    options += [f"-DFCN_EDGE_TENSORRT_INCLUDE={tensorrt_include}", f"-DFCN_EDGE_NVCC={nvcc}"]
-    commands = [[cmake, "-S", ROOT / "cpp_plugins", "-B", build, *options]]
-    commands += [[cmake, "--build", build, "--target", "fcn_edge_plugin"]]
+    # A chip of its own where there is one to run on, else any.
+    gpu = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    build = ROOT / "build" / name
+    options = ["-DFCN_EDGE_PYTHON=OFF", f"-DFCN_EDGE_CUDA_ARCHITECTURES={'native' if gpu else '87'}", *options]
+    commands = [[cmake, "-S", str(ROOT / "cpp_plugins"), "-B", str(build), *options]]
+    commands += [[cmake, "--build", str(build), "--target", target]]
     for command in commands:
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
-    return build / "libfcn_edge_plugin.so"
+    (library,) = build.glob("libfcn_edge_*.so")
+    return library
+
+
+@pytest.fixture(scope="session")
+def plugin_library(tensorrt_include: Path, nvcc: Path) -> Path:
+    """The TensorRT plugin, built by CMake for one chip."""
+    options = [f"-DFCN_EDGE_TENSORRT_INCLUDE={tensorrt_include}", f"-DFCN_EDGE_NVCC={nvcc}", "-DFCN_EDGE_PLUGIN=ON"]
+    return _built("plugin", "fcn_edge_plugin", options)
+
+
+@pytest.fixture(scope="session")
+def cuda_library(nvcc: Path) -> Path:
+    """The CUDA kernel alone, built by CMake for one chip; needs no TensorRT."""
+    options = [f"-DFCN_EDGE_NVCC={nvcc}", "-DFCN_EDGE_PLUGIN=OFF", "-DFCN_EDGE_CUDA_LIBRARY=ON"]
+    return _built("cuda_library", "fcn_edge_cuda_library", options)
