@@ -117,10 +117,10 @@ FCN_EDGE_HOST_DEVICE static inline int finest_column(const SkipHeadShape& shape,
     return tap_near(block_x * kTileWidth, shape.stride) - 1;
 }
 
-// The same for the grid `steps` stages coarser: the first cell inside the finer grid needs its near tap and the one
-// before.
+// The same for the grid `steps` stages coarser: the near tap's predecessor. -1 has the near tap of 0, so it needs no
+// clipping.
 FCN_EDGE_HOST_DEVICE static inline int coarser_begin(int begin, int steps) {
-    for (; steps > 0; --steps) begin = tap_near(begin > 0 ? begin : 0, 2) - 1;
+    for (; steps > 0; --steps) begin = tap_near(begin, 2) - 1;
     return begin;
 }
 
