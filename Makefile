@@ -8,7 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-NATIVE := $(shell find cpp_plugins -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+NATIVE := $(shell find cpp_plugins -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name CMakeLists.txt)
+FORMATTED := $(filter %.cpp %.h %.cu,$(NATIVE)) $(wildcard tests/*/*.cpp)
 PYTHON_DIRS := fcn_edge export benchmarks tests
 TYPED := build/typed
 
@@ -26,12 +27,12 @@ check: $(STAMP)
 	rm -rf $(TYPED) && mkdir -p $(TYPED)/fcn_edge
 	ln -s $(addprefix $(CURDIR)/,$(wildcard fcn_edge/*) export benchmarks) $(TYPED)/fcn_edge/
 	MYPYPATH=$(TYPED) $(BIN)/mypy -p fcn_edge
-	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.h %.cu,$(NATIVE))
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 format: $(STAMP)
 	$(BIN)/ruff format $(PYTHON_DIRS)
 	$(BIN)/ruff check --fix $(PYTHON_DIRS)
-	$(BIN)/clang-format -i $(filter %.cpp %.h %.cu,$(NATIVE))
+	$(BIN)/clang-format -i $(FORMATTED)
 
 aarch64:
 	$(MAKE) -f cpp_plugins/aarch64.mk

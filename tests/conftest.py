@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import venv
@@ -112,3 +114,56 @@ def tensorrt_site() -> Path:
     if result.returncode:
         pytest.skip(f"TensorRT cannot be set up here: {result.stderr.strip()[-300:]}")
     return site
+
+
+@pytest.fixture(scope="session")
+def tensorrt_include() -> Path:
+    """TensorRT's headers, from TENSORRT_ROOT or where Debian's packages put them; no Python package brings them."""
+    places = [Path(f"/usr/include/{platform.machine()}-linux-gnu")]
+    if root := os.environ.get("TENSORRT_ROOT"):
+        places = [Path(root) / "include", Path(root)]
+    for place in places:
+        if (place / "NvInferRuntime.h").is_file():
+            return place
+    pytest.skip("TensorRT's headers are not here; set TENSORRT_ROOT to a folder that holds include/NvInferRuntime.h")
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> Path:
+    """CUDA's compiler, from PATH or its usual folder."""
+    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if found is None:
+        pytest.skip("nvcc is not here; install CUDA's toolkit, or put nvcc into PATH")
+    return Path(found)
+
+
+def _built(name: str, target: str, options: list[str]) -> Path:
+    """The library that CMake makes for ``target``, in a folder of build/ that the next run finds up to date."""
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if cmake is None:
+        pytest.skip("cmake is not here; pip install cmake")
+    # A chip of its own where there is one to run on, else any.
+    gpu = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    build = ROOT / "build" / name
+    options = ["-DFCN_EDGE_PYTHON=OFF", f"-DFCN_EDGE_CUDA_ARCHITECTURES={'native' if gpu else '87'}", *options]
+    commands = [[cmake, "-S", str(ROOT / "cpp_plugins"), "-B", str(build), *options]]
+    commands += [[cmake, "--build", str(build), "--target", target]]
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    (library,) = build.glob("libfcn_edge_*.so")
+    return library
+
+
+@pytest.fixture(scope="session")
+def plugin_library(tensorrt_include: Path, nvcc: Path) -> Path:
+    """The TensorRT plugin, built by CMake for one chip."""
+    options = [f"-DFCN_EDGE_TENSORRT_INCLUDE={tensorrt_include}", f"-DFCN_EDGE_NVCC={nvcc}", "-DFCN_EDGE_PLUGIN=ON"]
+    return _built("plugin", "fcn_edge_plugin", options)
+
+
+@pytest.fixture(scope="session")
+def cuda_library(nvcc: Path) -> Path:
+    """The CUDA kernel alone, built by CMake for one chip; needs no TensorRT."""
+    options = [f"-DFCN_EDGE_NVCC={nvcc}", "-DFCN_EDGE_PLUGIN=OFF", "-DFCN_EDGE_CUDA_LIBRARY=ON"]
+    return _built("cuda_library", "fcn_edge_cuda_library", options)

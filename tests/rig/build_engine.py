@@ -1,6 +1,6 @@
 """Parse an ONNX file with TensorRT, build an engine and print one JSON object about both; runs in its own process.
 
-PYTHONPATH=SITE python build_engine.py FILE.onnx
+PYTHONPATH=SITE python build_engine.py FILE.onnx [PLUGIN.so]
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Log(trt.ILogger):
 
 
 log = Log()
+if len(sys.argv) > 2 and trt.get_plugin_registry().load_library(sys.argv[2]) is None:
+    raise SystemExit(f"{sys.argv[2]} is no plugin library")
 builder = trt.Builder(log)
 network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 parser = trt.OnnxParser(network, log)
