@@ -60,7 +60,8 @@ def histogram_of(values: NDArray[np.floating], before: Histogram | None = None) 
 def scales_from(histograms: Mapping[str, Histogram], method: str) -> dict[str, float]:
     """One step of int8 for each tensor, by one of :data:`METHODS`."""
     choose = METHODS[method]
-    return {name: choose(histogram) / LEVELS for name, histogram in histograms.items()}
+    # Zeros are exact in every range, so a tensor that was never anything else may have any.
+    return {name: (choose(histogram) or 1.0) / LEVELS for name, histogram in histograms.items()}
 
 
 def minmax_range(histogram: Histogram) -> float:
@@ -80,6 +81,8 @@ def mse_range(histogram: Histogram) -> float:
     For a normal distribution that is 3.92 standard deviations, for Laplace's 9.89 of its scale (Banner et al., "Post
     training 4-bit quantization of convolutional networks for rapid-deployment", 2019).
     """
+    if not histogram.largest:
+        return 0.0
     centres = (np.arange(BINS) + 0.5) * histogram.width
     used = histogram.counts > 0
     centres, counts = centres[used], histogram.counts[used]

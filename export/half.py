@@ -49,7 +49,7 @@ def half_from_float(model: ModelProto, stay_float: Collection[str]) -> ModelProt
             if name in constants:
                 (as_float if is_float else as_half).add(name)
                 node.input[index] = name if is_float else _half_name(name)
-            elif name in floats and (makers.get(name) in stay_float) != is_float:
+            elif name in floats and (makers.get(name, "") in ("", *stay_float)) != is_float:
                 other = f"{name}.{'float' if is_float else 'half'}"
                 if other not in cast:
                     cast.add(other)
