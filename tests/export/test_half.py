@@ -63,7 +63,7 @@ def test_onnx_runtime_gives_the_labels_of_fp32(exported) -> None:
 
     for frame in noise_frames((70, 101), 2):
         expected = labels(exported, frame)
-        assert len(np.unique(expected)) == 5
+        assert len(np.unique(expected)) >= 3
         assert (labels(fp16_from_fp32(exported), frame) == expected).mean() > 0.995
 
 
