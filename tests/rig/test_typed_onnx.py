@@ -1,0 +1,65 @@
+"""TensorRT's parser and builder take FP16 and INT8 files strongly typed, with the types that the files say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from fcn_edge.export.qdq import placement
+from fcn_edge.export.to_onnx import onnx_from_model
+from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32
+
+BUILD = Path(__file__).with_name("build_engine.py")
+
+
+@pytest.fixture(scope="module")
+def exported(lively_model, contract_of) -> onnx.ModelProto:
+    model = lively_model("fcn8s-edge-n", 11)
+    return onnx_from_model(model, contract_of(model, (70, 101)))
+
+
+def report(site: Path, folder: Path, model: onnx.ModelProto) -> dict[str, Any]:
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    command = [sys.executable, str(BUILD), str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["parsed"], found["errors"]
+    assert found["plan_bytes"] > 100_000
+    assert found["inputs"] == [["image", "UINT8", [1, 70, 101, 3]]]
+    assert found["outputs"] == [["labels", "INT8", [1, 70, 101]]]
+    return found
+
+
+def test_fp16(tensorrt_site, tmp_path, exported) -> None:
+    found = report(tensorrt_site, tmp_path, fp16_from_fp32(exported))
+    kinds = ("CONVOLUTION", "DECONVOLUTION", "ACTIVATION")
+    assert Counter(dtype for _, kind, dtype in found["layers"] if kind in kinds) == {"HALF": 24 + 3 + 18}
+    assert not [text for text in found["messages"] if not text.startswith("WARNING")]
+
+
+def test_int8(tensorrt_site, tmp_path, exported) -> None:
+    where = placement(exported)
+    steps = np.random.default_rng(0).uniform(0.01, 0.2, len(where.tensors)).tolist()
+    found = report(tensorrt_site, tmp_path, int8_from_fp32(exported, dict(zip(where.tensors, steps, strict=True))))
+    layers = Counter((kind, dtype) for _, kind, dtype in found["layers"])
+    assert layers["QUANTIZE", "INT8"] == len(where.tensors) == 28
+    assert layers["DEQUANTIZE", "HALF"] == len(where.tensors) + len(where.layers)
+    assert (layers["CONVOLUTION", "HALF"], layers["CONVOLUTION", "FLOAT"]) == (24, 0)
+    # The builder speaks of each convolution that it fuses with the Q/DQ around it: all that were meant, no other.
+    fused = Counter(text.rsplit("Converting ", 1)[-1] for text in found["messages"])
+    assert fused == {
+        "conv activation scales to fp32.": len(where.layers),
+        "conv weight scales to fp32.": len(where.layers),
+    }
