@@ -16,11 +16,14 @@ from ..errors import EngineError, MissingError, ModelError
 from ..pixels import Image, Labels
 from ..skip_head import skip_head
 from .engine import Engine
+from .engine_openvino_input import normalise_by_rows
 from .onnx_file import SplitModel, split_onnx
 
 
 class OpenVinoEngine(Engine):
     """Runs an ``.onnx`` file of this project on the CPU.
+
+    What a file quantises runs in INT8; all else, FP16 included, in the precision of the hint.
 
     OpenVINO's own default is bf16 where the CPU has it, which changes labels; so the precision is always said.
 
@@ -77,6 +80,7 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
     ov = require_openvino()
     try:
         network = ov.Core().read_model(model.network)
+        normalise_by_rows(ov, network)
         steps = ov.preprocess.PrePostProcessor(network)
         for index in range(len(network.outputs)):
             steps.output(index).tensor().set_element_type(ov.Type.f32)

@@ -1,0 +1,80 @@
+"""Finds and reads the frames to calibrate with, and divides them in two; knows nothing about models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..dataset import open_dataset
+from ..errors import DataError, UsageError
+from ..pixels import IMAGE_SUFFIXES, Image, fit_image, read_image
+
+LEAST_FRAMES = 8
+_EVERY = 3  # each third frame is held out, so that both parts see all of the material
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationFrames:
+    """Frames uint8 ``[height, width, 3]`` BGR of the network's size.
+
+    Attributes:
+        calibrate: what ranges are measured on.
+        held_out: what ranges are judged by; none of ``calibrate`` is among them.
+        sha256: of the digests of all these files, in their order.
+    """
+
+    calibrate: tuple[Image, ...]
+    held_out: tuple[Image, ...]
+    sha256: str
+
+
+def read_frames(calib: Path | Sequence[Path], size_hw: tuple[int, int], max_frames: int) -> CalibrationFrames:
+    """Read frames, evenly spread over all there are, as the network will see them.
+
+    Args:
+        calib: a folder of images, a data set (its split ``train``), or the files themselves.
+        size_hw: (height, width) of the network.
+        max_frames: the most to read.
+
+    Raises:
+        UsageError: if there are too few frames, or ``max_frames`` asks for too few.
+        DataError: if frames cannot be read; ``problems`` lists every one of them.
+    """
+    if max_frames < LEAST_FRAMES:
+        raise UsageError(f"max_frames is {max_frames}; expected at least {LEAST_FRAMES} frames to calibrate with")
+    paths = _paths(calib)
+    if len(paths) < LEAST_FRAMES:
+        place = f"{calib} holds" if isinstance(calib, Path) else "there are"
+        raise UsageError(
+            f"{place} {len(paths)} images to calibrate with; expected at least {LEAST_FRAMES}, better 100, of the "
+            "scenes that the model will see: give a folder of images or a data set"
+        )
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(max_frames, len(paths))).round().astype(int))
+    frames, problems, digest = [], [], hashlib.sha256()
+    for path in (paths[index] for index in chosen):
+        try:
+            frames.append(fit_image(read_image(path), size_hw))
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except DataError as exc:
+            problems.append(str(exc))
+    if problems:
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        raise DataError(f"{len(problems)} frames to calibrate with cannot be read; mend or remove:{listing}", problems)
+    held_out = tuple(frames[_EVERY - 1 :: _EVERY])
+    calibrate = tuple(frame for index, frame in enumerate(frames) if index % _EVERY != _EVERY - 1)
+    return CalibrationFrames(calibrate, held_out, digest.hexdigest())
+
+
+def _paths(calib: Path | Sequence[Path]) -> list[Path]:
+    if not isinstance(calib, Path):
+        return list(calib)
+    if not calib.is_dir():
+        raise UsageError(f"{calib} is no folder; give --calib a folder of images or a data set")
+    images = sorted(path for path in calib.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if images or not any(path.is_dir() for path in calib.iterdir()):
+        return images
+    return [sample.image for sample in open_dataset(calib).samples("train")]

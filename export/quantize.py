@@ -1,0 +1,188 @@
+"""From an FP32 file to an FP16 or INT8 file that says how it was made; knows nothing about where quantisation goes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+from onnx import ModelProto
+
+from ..errors import UsageError
+from ..pixels import replaced
+from .calibration import METHODS
+from .candidates import AUTO, MAX_FRAMES, Calibrated, OnProgress, best_method, calibrated, load_fp32
+from .qdq import placement
+from .sensitivity import LayerSensitivity, layers_to_keep, sensitivity
+from .typed import fp16_from_fp32
+
+PRECISION_KEY = "fcn_edge.precision"
+CALIBRATION_KEY = "fcn_edge.calibration"
+SOURCE_KEY = "fcn_edge.fp32_sha256"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TypedReport:
+    """What :func:`typed_onnx` made.
+
+    Attributes:
+        path: the file.
+        precision: ``fp16`` or ``int8``.
+        agreement: share of pixels of the held-out frames whose label is that of FP32, both in the CPU engine; None
+            where no frames were given.
+        method: how ranges were chosen; None for FP16.
+        agreement_by_method: the same share for each method that was tried, before more layers were kept out.
+        layers: names of the convolutions that multiply integers.
+        kept: names of the convolutions that do not.
+        calibration_frames: how many frames ranges were measured on.
+        held_out_frames: how many others they were judged by.
+        calibration_sha256: of all these frames' files; None where none were given.
+    """
+
+    path: Path
+    precision: str
+    agreement: float | None = None
+    method: str | None = None
+    agreement_by_method: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    calibration_frames: int = 0
+    held_out_frames: int = 0
+    calibration_sha256: str | None = None
+
+
+def typed_onnx(
+    model_fp32: Path,
+    out: Path,
+    precision: str,
+    *,
+    calib: Path | Sequence[Path] | None = None,
+    method: str = AUTO,
+    keep: Sequence[str] = (),
+    min_agreement: float | None = None,
+    max_frames: int = MAX_FRAMES,
+    threads: int | None = None,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> TypedReport:
+    """Write an FP16 or INT8 file from an FP32 one.
+
+    The file keeps the contract and whatever else the FP32 file carries; ``fcn_edge.precision`` says what it is,
+    ``fcn_edge.calibration`` holds the report as JSON, ``fcn_edge.fp32_sha256`` is the file it was made from.
+
+    Args:
+        model_fp32: a file as ``fcn-edge export`` writes it.
+        out: the ``.onnx`` file to write; it appears whole or not at all.
+        precision: ``fp16`` or ``int8``.
+        calib: a folder of frames, a data set (its split ``train``) or the files themselves. INT8 needs it; for FP16 it
+            measures the agreement. A third of the frames is held out and judges.
+        method: one of :data:`~.calibration.METHODS`, or ``auto``: the one whose labels agree best with FP32.
+        keep: names of convolutions that an INT8 file leaves in FP16, or patterns such as ``backbone.s32.*``.
+        min_agreement: INT8: keep out more layers, those that cost most first, until this share of labels is FP32's.
+        max_frames: the most frames to read, evenly spread over all.
+        threads: of the CPU engine that judges; None: one for each physical core.
+        force: whether an existing file may be replaced.
+        on_progress: called with the step's name, the number done and the number of all.
+
+    Raises:
+        UsageError: if an argument makes no sense, INT8 has no frames, or ``out`` exists or cannot be written.
+        DataError: if frames cannot be read; ``problems`` lists every one of them.
+        ModelError: if the FP32 file is missing, damaged, not FP32 or not this project's, or cannot be FP16.
+        MissingError: if ONNX Runtime or OpenVINO is needed and not installed.
+        GateError: if ``min_agreement`` is not reached.
+    """
+    _check(out, precision, calib is None, force)
+    _check_method(method, min_agreement)
+    model, _ = load_fp32(model_fp32)
+    kept = tuple(keep)
+    where = placement(model, kept)  # refuses patterns that fit nothing, before anything takes time
+    if precision == "fp16":
+        typed, report = fp16_from_fp32(model), TypedReport(out, precision)
+        if calib is not None:
+            known = calibrated(model_fp32, calib, with_ranges=False, max_frames=max_frames, threads=threads)
+            report = TypedReport(out, precision, known.agreement(typed), **_frames_of(known))
+    else:
+        assert calib is not None  # for the type checker: _check has refused it
+        known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
+        chosen, by_method = best_method(known, method, kept, on_progress)
+        agreement = by_method[chosen]
+        if min_agreement is not None and agreement < min_agreement:
+            kept, agreement = layers_to_keep(known, chosen, kept, min_agreement, on_progress)
+            where = placement(model, kept)
+        typed = known.int8(chosen, kept)
+        report = TypedReport(
+            out, precision, agreement, chosen, by_method, where.layers, where.kept, **_frames_of(known)
+        )
+    _write(typed, report, hashlib.sha256(model_fp32.read_bytes()).hexdigest())
+    _log.info("%s: %s", out, report)
+    return report
+
+
+def sensitivity_of(
+    model_fp32: Path,
+    calib: Path | Sequence[Path],
+    *,
+    method: str = AUTO,
+    keep: Sequence[str] = (),
+    max_frames: int = MAX_FRAMES,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[LayerSensitivity, ...]:
+    """What INT8 costs layer by layer; parameters and errors are those of :func:`typed_onnx`."""
+    _check_method(method, None)
+    known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
+    chosen, _ = best_method(known, method, keep, on_progress)
+    return sensitivity(known, chosen, keep, on_progress)
+
+
+def _check(out: Path, precision: str, without_frames: bool, force: bool) -> None:
+    if precision not in ("fp16", "int8"):
+        raise UsageError(f"precision is '{precision}'; expected fp16 or int8")
+    if precision == "int8" and without_frames:
+        raise UsageError(
+            "int8 needs frames to measure the ranges of activations; give a folder of images of the scenes that the "
+            "model will see with --calib DIR, or ask for fp16"
+        )
+    if out.suffix != ".onnx":
+        raise UsageError(f"{out} does not end in .onnx, by which every command knows such a file; choose another name")
+    if out.is_dir() or (out.exists() and not force):
+        raise UsageError(f"{out} exists already; choose another name or replace a file with --force")
+
+
+def _check_method(method: str, min_agreement: float | None) -> None:
+    if method not in (AUTO, *METHODS):
+        raise UsageError(f"calibration method '{method}' is unknown; expected {AUTO} or one of {', '.join(METHODS)}")
+    if min_agreement is not None and not 0 < min_agreement <= 1:
+        raise UsageError(f"the least agreement is {min_agreement:g}; expected a share of labels, such as 0.995")
+
+
+def _frames_of(known: Calibrated) -> dict[str, Any]:
+    frames = known.frames
+    return {
+        "calibration_frames": len(frames.calibrate),
+        "held_out_frames": len(frames.held_out),
+        "calibration_sha256": frames.sha256,
+    }
+
+
+def _write(typed: ModelProto, report: TypedReport, source_sha256: str) -> None:
+    fields = {name: value for name, value in msgspec.to_builtins(report, enc_hook=str).items() if name != "path"}
+    properties = {entry.key: entry.value for entry in typed.metadata_props}
+    properties |= {PRECISION_KEY: report.precision, SOURCE_KEY: source_sha256}
+    if report.agreement is not None:
+        properties[CALIBRATION_KEY] = msgspec.json.encode(fields).decode()
+    onnx.helper.set_model_props(typed, properties)
+    onnx.checker.check_model(typed, full_check=True)
+    try:
+        with replaced(report.path) as temporary:
+            temporary.write_bytes(typed.SerializeToString(deterministic=True))
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise UsageError(f"{report.path} cannot be written: {reason}; choose another place with -o") from exc
