@@ -33,6 +33,7 @@ class Recipe:
         method: how ranges are chosen, for int8.
         keep: layers kept out, for int8.
         min_agreement: share of labels that layers were kept out for, for int8.
+        max_frames: limit of frames to calibrate with, for int8.
         program: version of this program.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     method: str = ""
     keep: tuple[str, ...] = ()
     min_agreement: float | None = None
+    max_frames: int | None = None
     program: str = __version__
 
 

@@ -5,29 +5,26 @@ Networks are strongly typed, on TensorRT 10 and 11 alike: precision is what the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingError, ModelError
+from ..errors import ModelError
 from ..pixels import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
 from ..runtime.tensorrt_library import library_of, load_plugin, open_log, require_tensorrt
 from .audit import check_types, shares_of, types_in_engine, types_in_network
 from .build_progress import open_monitor
+from .engine_errors import build_error, last, no_builder, parser_error
 from .engine_onnx import onnx_for_engine, types_in_onnx
 
 OnProgress = Callable[[str, int, int], None]
 """Called as ``on_progress(what, done, total)``, from any thread."""
-
-_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|cannot allocate|memory allocation|bad_alloc", re.I)
-_CUDA = re.compile(r"no cuda-capable device|cuda initialization failure|driver version is insufficient", re.I)
-_SHOWN = 5
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +36,11 @@ class BuiltEngine:
     plan: bytes
     found: dict[str, float]
     audited: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the plan."""
+        return hashlib.sha256(self.plan).hexdigest()
 
 
 class EngineBuilder:
@@ -66,9 +68,15 @@ class EngineBuilder:
         try:
             self._builder = self._trt.Builder(self._messages)
         except (TypeError, RuntimeError) as exc:  # pybind11's words for a factory that returned nothing
-            raise self._no_builder(device, exc) from exc
+            reason = last(self._messages.errors()) or str(exc)
+            raise no_builder(self.library, device, reason) from exc
         self.gpu: Gpu | None = None if self.library.package == "tensorrt_rtx" else device
         self.plugin: Plugin | None = load_plugin(self._trt, plugin, self._messages) if plugin else None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether a GPU is here to run what is built."""
+        return self._device is not None
 
     def build(
         self,
@@ -100,7 +108,7 @@ class EngineBuilder:
         network = self._builder.create_network(0 if flag is None else 1 << int(flag))
         parser = trt.OnnxParser(network, self._messages)
         if not parser.parse(data):
-            raise ModelError(_parser_sentence(parser, onnx_path))
+            raise parser_error(parser, onnx_path)
         expected = types_in_onnx(onnx_path)
         types = types_in_network(network)
         check_types(precision, expected, types, onnx_path.name, exact=True)
@@ -108,7 +116,7 @@ class EngineBuilder:
         cache = self._open_cache(config, timing_cache)
         plan = self._run(network, config, onnx_path.name, on_progress)
         if plan is None:
-            raise self._build_error(onnx_path, options, self._messages.errors()[seen:])
+            raise build_error(self.library, self._device, onnx_path, options, self._messages.errors()[seen:])
         if timing_cache and cache:
             _write_cache(config, timing_cache)
         if self._device is None:
@@ -159,53 +167,11 @@ class EngineBuilder:
         engine = self._trt.Runtime(self._messages).deserialize_cuda_engine(plan)
         if engine is None:
             raise ModelError(
-                f"the engine of {path.name} was built but cannot be loaded ({_last(self._messages.errors())}); "
+                f"the engine of {path.name} was built but cannot be loaded ({last(self._messages.errors())}); "
                 "report this with what fcn-edge doctor prints"
             )
         inspector = engine.create_engine_inspector()
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
-
-    def _no_builder(self, device: Gpu | None, exc: Exception) -> MissingError:
-        if device is None:
-            return MissingError(
-                f"{self.library} finds no NVIDIA GPU, which it needs to build an engine; install NVIDIA's driver, or "
-                "build on the device itself; the typed .onnx files run on the CPU: fcn-edge export"
-            )
-        reason = _last(self._messages.errors()) or str(exc)
-        return MissingError(f"{self.library} cannot start on {device}: {reason}; check the driver with nvidia-smi")
-
-    def _build_error(self, path: Path, options: Options, errors: list[str]) -> Exception:
-        text = "; ".join(errors)
-        if _MEMORY.search(text):
-            limit = options.workspace_mib
-            remedy = (
-                f"its scratch memory is limited to --workspace {limit} MiB: give more, such as --workspace {limit * 4}"
-                if limit
-                else "close other programs that use the GPU, limit the scratch memory with --workspace 512, or choose "
-                "a smaller input with --size"
-            )
-            return MissingError(f"TensorRT ran out of memory on {path.name} ({_first(errors, _MEMORY)}); {remedy}")
-        if _CUDA.search(text):
-            return self._no_builder(self._device, RuntimeError(text))
-        return ModelError(
-            f"TensorRT could not build an engine of {path.name}: {_last(errors) or 'it gives no reason'}; try "
-            "--opt-level 2 or --no-plugin, or report this with what fcn-edge doctor prints"
-        )
-
-
-def _parser_sentence(parser: Any, path: Path) -> str:
-    """What the parser holds against a file, node by node."""
-    places = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        operator = getattr(error, "node_operator", lambda: "")()
-        name = getattr(error, "node_name", lambda: "")()
-        places.append(f"\n  node {error.node()} {name} ({operator or 'no operator'}): {error.desc()}")
-    more = f"\n  and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-    return (
-        f"TensorRT's parser refuses {path} at {len(places)} place(s); export the file again with this version, or "
-        f"build on a newer TensorRT:{''.join(places[:_SHOWN])}{more}"
-    )
 
 
 def _write_cache(config: Any, path: Path) -> None:
@@ -217,11 +183,3 @@ def _write_cache(config: Any, path: Path) -> None:
 def _named(types: dict[str, str], expected: dict[str, str]) -> dict[str, str]:
     """The layers that the file names: what the head's function expands to is left out, as it is in ``expected``."""
     return {name: kind for name, kind in types.items() if name in expected}
-
-
-def _first(texts: list[str], pattern: re.Pattern[str]) -> str:
-    return next((text for text in texts if pattern.search(text)), "")
-
-
-def _last(texts: list[str]) -> str:
-    return texts[-1] if texts else ""
