@@ -23,16 +23,18 @@ _LEAST_KEPT = 0.9  # of the share that the file gives to a type: in an engine so
 def types_in_network(network: Any) -> dict[str, str]:
     """Type of each layer with weights of a parsed network (``INetworkDefinition``), by name.
 
-    A layer that takes dequantised int8 is an int8 layer: the builder fuses the two.
+    A layer whose data and weights are dequantised int8 is an int8 layer: the builder fuses them. Where only its
+    data is, because another reader wanted it so, it multiplies what the rest of the network is made of.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     makers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
 
     def type_of(layer: Any) -> str:
-        maker = makers.get(layer.get_input(0).name)
-        if maker is not None and maker.type.name == "DEQUANTIZE":
-            return _short(maker.get_input(0).dtype.name)
-        return _short(layer.get_input(0).dtype.name)
+        inputs = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
+        sources = [makers[tensor.name] for tensor in inputs if tensor.name in makers]
+        if [source.type.name for source in sources] == ["DEQUANTIZE", "DEQUANTIZE"]:
+            return _short(sources[0].get_input(0).dtype.name)
+        return _short(inputs[0].dtype.name)
 
     return {layer.name: type_of(layer) for layer in layers if layer.type.name in _WEIGHTED}
 
@@ -82,7 +84,7 @@ def check_types(asked: str, expected: Mapping[str, str], found: Mapping[str, str
         seen = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()) or "no layer with weights"
         places = f"; layers that differ from the file: {', '.join(wrong[:5])}" if wrong else ""
         raise ModelError(
-            f"{what} was to be {asked}, but its layers run in {seen}{places}; nothing was written: report this with "
+            f"{what} was to be {asked}, but its layers run in {seen}{places}; no engine was written: report this with "
             "what fcn-edge doctor prints"
         )
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import GateError, UsageError
 from ..runtime.engine import shipped_models
 from ..runtime.tensorrt_library import find_plugin, has_tensorrt
 from .build_one import Shop, build_one
@@ -53,8 +53,7 @@ def build(
             sources = _open_sources(models, Path(work), request)
             _check_names(sources)
             pairs = [(source, precision) for source in sources for precision in _precisions(source, request)]
-            shop = Shop(out, request, builder, on_progress, on_note)
-            return [build_one(shop, source, precision) for source, precision in pairs]
+            return _build_all(Shop(out, request, builder, on_progress, on_note), pairs)
     except OSError as exc:
         raise UsageError(f"{out} cannot be written: {exc.strerror or exc}; choose another folder with -o") from exc
 
@@ -89,6 +88,19 @@ def sensitivity(
             )
             for source in _open_sources(models, Path(work), request)
         ]
+
+
+def _build_all(shop: Shop, pairs: Sequence[tuple[ModelSource, str]]) -> list[Built]:
+    """Build what can be built; what fails its gate does not keep the others from it."""
+    results, failures = [], []
+    for source, precision in pairs:
+        try:
+            results.append(build_one(shop, source, precision))
+        except GateError as exc:
+            failures.append(str(exc))
+    if failures:
+        raise GateError("\nfcn-edge: ".join(failures))
+    return results
 
 
 def _open_sources(models: Sequence[str | Path], work: Path, request: BuildRequest) -> list[ModelSource]:

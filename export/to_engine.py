@@ -110,7 +110,8 @@ class EngineBuilder:
         if not parser.parse(data):
             raise parser_error(parser, onnx_path)
         expected = types_in_onnx(onnx_path)
-        types = types_in_network(network)
+        # The layers that the file names; what the head's function expands to is none of them.
+        types = {name: kind for name, kind in types_in_network(network).items() if name in expected}
         check_types(precision, expected, types, onnx_path.name, exact=True)
         config = self._config(network, options)
         cache = self._open_cache(config, timing_cache)
@@ -120,7 +121,7 @@ class EngineBuilder:
         if timing_cache and cache:
             _write_cache(config, timing_cache)
         if self._device is None:
-            return BuiltEngine(plan=bytes(plan), found=shares_of(_named(types, expected)), audited="network")
+            return BuiltEngine(plan=bytes(plan), found=shares_of(types), audited="network")
         found = types_in_engine(self._inspect(bytes(plan), onnx_path), expected)
         check_types(precision, expected, found, f"the engine of {onnx_path.name}", exact=False)
         return BuiltEngine(plan=bytes(plan), found=shares_of(found), audited="engine")
@@ -178,8 +179,3 @@ def _write_cache(config: Any, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is not None:
         write_atomically(path, bytes(cache.serialize()))
-
-
-def _named(types: dict[str, str], expected: dict[str, str]) -> dict[str, str]:
-    """The layers that the file names: what the head's function expands to is left out, as it is in ``expected``."""
-    return {name: kind for name, kind in types.items() if name in expected}
