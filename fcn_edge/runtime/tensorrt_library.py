@@ -127,14 +127,21 @@ def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
     """
     registry = trt.get_plugin_registry()
     plugin = Plugin(version=PLUGIN_VERSION, sha256=plugin_sha256(path))
-    if registry.get_creator(PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is not None:
-        return plugin
-    before = len(log.errors())
-    registry.load_library(str(path))
-    if registry.get_creator(PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None:
-        reason = "; ".join(log.errors()[before:]) or f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}"
-        raise MissingError(f"plugin library {path} cannot be used: {reason}; {_PLUGIN_REMEDY}")
+    if not _is_registered(registry):
+        before = len(log.errors())
+        registry.load_library(str(path))
+        if not _is_registered(registry):
+            reason = next(iter(log.errors()[before:]), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
+            raise MissingError(f"plugin library {path} cannot be used: {reason}; {_PLUGIN_REMEDY}")
     return plugin
+
+
+def _is_registered(registry: Any) -> bool:
+    """Whether the fused head is known; to ask for it by name would log an error where it is not."""
+    wanted = (PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE)
+    return any(
+        (creator.name, creator.plugin_version, creator.plugin_namespace) == wanted for creator in registry.all_creators
+    )
 
 
 def plugin_sha256(path: Path) -> str:
