@@ -89,7 +89,7 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     model = onnx.load(path)
-    layers = dict(_layer_types(model.graph))
+    layers = dict(layer_types(model.graph))
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key != METADATA_KEY}
     return {
         "contract": dict_from_contract(contract),
@@ -118,7 +118,7 @@ def _facts_from_engine(path: Path) -> dict[str, Any]:
     return {"sidecar": content}
 
 
-def _layer_types(graph: GraphProto) -> Iterator[tuple[str, str]]:
+def layer_types(graph: GraphProto) -> Iterator[tuple[str, str]]:
     """(name, type of the weights) of each layer that has weights."""
     tensors, makers = _tensors(graph), _makers(graph)
     for node in graph.node:

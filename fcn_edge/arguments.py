@@ -87,6 +87,22 @@ def seconds(text: str) -> float:
     return value
 
 
+def level(text: str) -> int:
+    """A builder optimisation level, 0 to 5."""
+    if text not in "012345" or len(text) != 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected 0 (quick to build) to 5 (quick to run)")
+    return int(text)
+
+
+def batches(text: str) -> tuple[int, int, int]:
+    """``MIN,OPT,MAX`` numbers of frames."""
+    match = re.fullmatch(r"(\d{1,4}),(\d{1,4}),(\d{1,4})", text)
+    low, usual, high = (int(part) for part in match.groups()) if match else (0, 0, 0)
+    if not 1 <= low <= usual <= high:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected MIN,OPT,MAX such as 1,1,4")
+    return low, usual, high
+
+
 def names(text: str) -> tuple[str, ...]:
     """Words between commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -16,6 +16,7 @@ import msgspec
 
 from . import __version__
 from .arguments import add_options, names, positive, seconds, share, size
+from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError, UsageError
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
 
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_export(commands)
+    _add_build(commands)
     _add_stream(commands)
     _add_bench(commands)
     _add_inspect(commands)
@@ -210,6 +212,34 @@ def _export(args: argparse.Namespace) -> None:
 
     frames = [draw_street(seed, 1.0, (360, 480))[0] for seed in range(3)]
     print(onnx_from_checkpoint(args.checkpoint, args.out, args.size, force=args.force, verify_frames=frames))
+
+
+# ----------------------------------------------------------------------------------------------------------- build
+
+
+def _add_build(commands: Any) -> None:
+    parser = commands.add_parser("build", help="typed ONNX files and, where TensorRT is, engines, gated against FP32")
+    add_build_arguments(parser)
+    parser.set_defaults(command=_build)
+
+
+def _build(args: argparse.Namespace) -> None:
+    from .benchmarks.report import progress_on_stderr
+    from .export.build import build, sensitivity
+
+    request = request_from_arguments(args)
+    if args.sensitivity:
+        with progress_on_stderr() as show:
+            tables = [sensitivity_table(*rows) for rows in sensitivity(args.models, request, show)]
+        for table in tables:
+            _print_table(table)
+        return
+    with progress_on_stderr() as show:
+        results = build(args.models, args.out, request, show, lambda note: print(f"fcn-edge: {note}", file=sys.stderr))
+    if args.json:
+        _print_json({"results": results})
+    else:
+        print("\n".join(path for result in results for path in (result.onnx, result.engine) if path))
 
 
 # ---------------------------------------------------------------------------------------------------------- stream

@@ -20,6 +20,7 @@ LAYERS = (
     {"export"},
     {"benchmarks"},
     {"demo", "doctor", "arguments"},
+    {"build_command"},
     {"cli"},
     {"__main__"},
 )

@@ -43,7 +43,7 @@ def contract_from_onnx(path: Path) -> Contract:
         ModelError: if the file is missing, damaged or carries none.
         MissingError: if the ``onnx`` package is not installed.
     """
-    return _contract(_load(path), path)
+    return _contract(load_onnx(path), path)
 
 
 def split_onnx(path: Path) -> SplitModel:
@@ -53,7 +53,7 @@ def split_onnx(path: Path) -> SplitModel:
         ModelError: if the file is missing, damaged or not as ``fcn-edge export`` writes it.
         MissingError: if the ``onnx`` package is not installed.
     """
-    model = _load(path)
+    model = load_onnx(path)
     contract = _contract(model, path)
     problem = _problem(model.graph, contract)
     if problem:
@@ -75,7 +75,13 @@ def split_onnx(path: Path) -> SplitModel:
     return SplitModel(contract, precision, model.SerializeToString(), arrays)
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read any ONNX file that holds a network.
+
+    Raises:
+        ModelError: if the file is missing, damaged or empty.
+        MissingError: if the ``onnx`` package is not installed.
+    """
     try:
         import onnx
 

@@ -1,0 +1,114 @@
+"""Which type each layer runs in, of a parsed network or of a built engine, against what its ONNX file says.
+
+Reads what TensorRT tells; imports nothing of it. Asking for a precision and getting it are two things: builders have
+given FP32 engines to those who asked for FP16, without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ModelError
+
+_WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+_NAMES = {"float": "fp32", "half": "fp16", "int8": "int8", "bf16": "bf16", "fp32": "fp32", "fp16": "fp16", "fp8": "fp8"}
+_WORDS = re.compile(r"\b(int8|float|half|bf16|fp32|fp16|fp8)\b", re.I)
+_LEAST_KEPT = 0.9  # of the share that the file gives to a type: in an engine some layers are fused beyond recognition
+
+
+def types_in_network(network: Any) -> dict[str, str]:
+    """Type of each layer with weights of a parsed network (``INetworkDefinition``), by name.
+
+    A layer whose data and weights are dequantised int8 is an int8 layer: the builder fuses them. Where only its
+    data is, because another reader wanted it so, it multiplies what the rest of the network is made of.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    makers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
+
+    def type_of(layer: Any) -> str:
+        inputs = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
+        sources = [makers[tensor.name] for tensor in inputs if tensor.name in makers]
+        if [source.type.name for source in sources] == ["DEQUANTIZE", "DEQUANTIZE"]:
+            return _short(sources[0].get_input(0).dtype.name)
+        return _short(inputs[0].dtype.name)
+
+    return {layer.name: type_of(layer) for layer in layers if layer.type.name in _WEIGHTED}
+
+
+def types_in_engine(information: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Type of each layer with weights of an engine, by its name in the ONNX file; unrecognisable ones are left out.
+
+    Args:
+        information: what ``IEngineInspector.get_engine_information`` gives as JSON at verbosity DETAILED: fused layers
+            name the ONNX layers that went into them in ``Metadata`` (TensorRT 10) or ``Name``.
+        names: the layers to look for.
+    """
+    layers = [layer for layer in json.loads(information).get("Layers", []) if isinstance(layer, dict)]
+    found: dict[str, str] = {}
+    for name in names:
+        mention = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")
+        types = [
+            kind
+            for layer in layers
+            if mention.search(f"{layer.get('Metadata', '')} + {layer.get('Name', '')}") and _computes(layer)
+            for kind in [_engine_type(layer)]
+            if kind
+        ]
+        if types:
+            found[name] = types[0]
+    return found
+
+
+def check_types(asked: str, expected: Mapping[str, str], found: Mapping[str, str], what: str, exact: bool) -> None:
+    """Compare what was found with what the file says and with what was asked for.
+
+    Args:
+        asked: ``fp32``, ``fp16`` or ``int8``.
+        expected: type of each layer in the typed ONNX file.
+        found: type of each layer of the network or engine.
+        what: the file, for the message.
+        exact: whether every layer must be there and be right; else the share of ``asked`` must be kept.
+
+    Raises:
+        ModelError: if a precision other than that asked for was found.
+    """
+    shares = shares_of(found)
+    wrong = [name for name, kind in expected.items() if found.get(name) != kind] if exact else []
+    least = _LEAST_KEPT * shares_of(expected).get(asked, 0.0)
+    strange = asked == "fp32" and set(shares) - {"fp32"}
+    if asked not in expected.values() or shares.get(asked, 0.0) < least or not least or wrong or strange:
+        seen = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()) or "no layer with weights"
+        places = f"; layers that differ from the file: {', '.join(wrong[:5])}" if wrong else ""
+        raise ModelError(
+            f"{what} was to be {asked}, but its layers run in {seen}{places}; no engine was written: report this with "
+            "what fcn-edge doctor prints"
+        )
+
+
+def shares_of(types: Mapping[str, str]) -> dict[str, float]:
+    """Share of the layers by type, the largest first."""
+    counts = Counter(types.values())
+    return {kind: count / counts.total() for kind, count in counts.most_common()}
+
+
+def _computes(layer: Mapping[str, Any]) -> bool:
+    return layer.get("LayerType") not in ("Reformat", "NoOp", "Constant", "Shape", "Shuffle")
+
+
+def _engine_type(layer: Mapping[str, Any]) -> str:
+    """Type of an engine's layer: that of its weights, else of its first input."""
+    weights = layer.get("Weights")
+    texts = [str(weights.get("Type", ""))] if isinstance(weights, dict) else []
+    for tensor in [*layer.get("Inputs", []), *layer.get("Outputs", [])]:
+        if isinstance(tensor, dict):
+            texts.append(f"{tensor.get('Datatype', '')} {tensor.get('Format/Datatype', '')}")
+    words = (match[1] for text in texts for match in [_WORDS.search(text)] if match)
+    return next((_short(word) for word in words), "")
+
+
+def _short(name: str) -> str:
+    return _NAMES.get(name.lower(), name.lower())

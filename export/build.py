@@ -1,0 +1,149 @@
+"""From checkpoints or ONNX files to typed ONNX files and engines, each audited and gated; knows no TensorRT call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import GateError, UsageError
+from ..runtime.engine import shipped_models
+from ..runtime.tensorrt_library import find_plugin, has_tensorrt
+from .build_one import Shop, build_one
+from .build_request import BuildRequest, Built
+from .candidates import MAX_FRAMES
+from .engine_cache import PRECISIONS, typed_name
+from .model_source import ModelSource
+from .sensitivity import LayerSensitivity
+from .to_engine import EngineBuilder, OnProgress
+
+CPU_GATE = "the gate runs on the typed ONNX files in the CPU engine: no GPU is here to run the engines"
+
+
+def build(
+    models: Sequence[str | Path],
+    out: Path,
+    request: BuildRequest,
+    on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> list[Built]:
+    """Build every model in every precision.
+
+    Args:
+        models: ``.pt`` or ``.onnx`` files, or names of models that ship with the package.
+        out: folder for typed ONNX files, engines and sidecars.
+        request: precisions and options.
+        on_progress: called as ``on_progress(what, done, total)``, from any thread.
+        on_note: called with a sentence about what is not as someone might expect.
+
+    Raises:
+        UsageError: if arguments contradict, or a file that no build wrote would be replaced.
+        ModelError: if a model is missing or damaged, TensorRT refuses it, or an engine has another precision.
+        MissingError: if something is not installed or not there: TensorRT of a usable version, the plugin, a GPU that
+            it needs, memory.
+        GateError: if a precision fails the gate; its files are removed.
+        KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
+    """
+    builder = _open_builder(request, on_note)
+    if request.gate and (builder is None or not builder.can_run):
+        on_note(CPU_GATE)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as work:
+            sources = _open_sources(models, Path(work), request)
+            _check_names(sources)
+            pairs = [(source, precision) for source in sources for precision in _precisions(source, request)]
+            return _build_all(Shop(out, request, builder, on_progress, on_note), pairs)
+    except OSError as exc:
+        raise UsageError(f"{out} cannot be written: {exc.strerror or exc}; choose another folder with -o") from exc
+
+
+def sensitivity(
+    models: Sequence[str | Path], request: BuildRequest, on_progress: OnProgress | None = None
+) -> list[tuple[str, tuple[LayerSensitivity, ...]]]:
+    """What INT8 costs layer by layer: for each model its file and a row for each layer.
+
+    Raises:
+        UsageError: if a model is not FP32, or there are no frames to calibrate with.
+        ModelError: if a model is missing or damaged.
+    """
+    from .quantize import sensitivity_of
+
+    how = request.quantisation
+    if not how.frames:
+        raise UsageError("--sensitivity needs frames to measure ranges on: give a folder with --calib DIR")
+    with tempfile.TemporaryDirectory(prefix="fcn-edge-") as work:
+        return [
+            (
+                str(source.path),
+                sensitivity_of(
+                    source.fp32(),
+                    how.frames,
+                    method=how.method,
+                    keep=how.keep,
+                    max_frames=how.max_frames or MAX_FRAMES,
+                    threads=request.threads,
+                    on_progress=on_progress,
+                ),
+            )
+            for source in _open_sources(models, Path(work), request)
+        ]
+
+
+def _build_all(shop: Shop, pairs: Sequence[tuple[ModelSource, str]]) -> list[Built]:
+    """Build what can be built; what fails its gate does not keep the others from it."""
+    results, failures = [], []
+    for source, precision in pairs:
+        try:
+            results.append(build_one(shop, source, precision))
+        except GateError as exc:
+            failures.append(str(exc))
+    if failures:
+        raise GateError("\nfcn-edge: ".join(failures))
+    return results
+
+
+def _open_sources(models: Sequence[str | Path], work: Path, request: BuildRequest) -> list[ModelSource]:
+    shipped = shipped_models()
+    return [
+        ModelSource(shipped.get(str(model)) or Path(model), work / str(index), request.size_hw)
+        for index, model in enumerate(models)
+    ]
+
+
+def _open_builder(request: BuildRequest, on_note: Callable[[str], None]) -> EngineBuilder | None:
+    """TensorRT, opened before anything takes time; None where it is not installed."""
+    if not has_tensorrt():
+        on_note(
+            "TensorRT is not installed here, so only typed ONNX files are written; run the same command on the device"
+        )
+        return None
+    return EngineBuilder(find_plugin(request.plugin) if request.use_plugin else None)
+
+
+def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
+    wanted = request.precisions or (source.precision,)
+    for precision in wanted:
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision '{precision}' is unknown; expected {', '.join(PRECISIONS)}")
+        if source.precision not in ("fp32", precision):
+            raise UsageError(
+                f"{source.path} is {source.precision} already and cannot become {precision}; give the checkpoint or "
+                "the FP32 file that it was made from"
+            )
+        if precision == "int8" and source.precision == "fp32" and not request.quantisation.frames:
+            raise UsageError("int8 needs frames to measure the ranges of activations: give a folder with --calib DIR")
+    if request.gate and source.precision != "fp32":
+        raise UsageError(f"{source.path} is {source.precision}, the gate compares with FP32: give the FP32 file")
+    return wanted
+
+
+def _check_names(sources: Sequence[ModelSource]) -> None:
+    names: dict[str, Path] = {}
+    for source in sources:
+        other = names.setdefault(typed_name(source.name, source.precision, source.contract.size_hw), source.path)
+        if other != source.path:
+            raise UsageError(
+                f"{other} and {source.path} would write files of the same name; rename one, or build them into "
+                "different folders"
+            )

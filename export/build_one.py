@@ -1,0 +1,151 @@
+"""One model in one precision: typed ONNX file, gate, engine, sidecar, each only if it is not there; no TensorRT call.
+
+An engine that fails its gate is not left in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import GateError
+from ..runtime.cuda_driver import cuda_version
+from ..runtime.engine import open_engine
+from ..runtime.sidecar import Gate, Precision, Sidecar, sidecar_path, write_sidecar
+from .build_request import BuildRequest, Built
+from .engine_cache import engine_name, engine_state, sha256_of, typed_name
+from .gate import GateFrames, compare, open_gate, require_gate
+from .model_source import ModelSource, calibration_in, make_typed
+from .to_engine import EngineBuilder, OnProgress
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What all models of one call share."""
+
+    out: Path
+    request: BuildRequest
+    builder: EngineBuilder | None
+    on_progress: OnProgress | None
+    on_note: Callable[[str], None]
+
+
+def build_one(shop: Shop, source: ModelSource, precision: str) -> Built:
+    """Make the typed ONNX file and, where TensorRT is, the engine of one precision; raises as :func:`~.build.build`."""
+    request, builder = shop.request, shop.builder
+    frames = open_gate(request.gate, source.contract) if request.gate else None
+    typed = shop.out / typed_name(source.name, precision, source.contract.size_hw)
+    made = ["onnx"] if _typed(shop, source, precision, typed) else []
+    engine = shop.out / engine_name(typed, builder.library, builder.gpu) if builder else None
+    try:
+        if builder is None or engine is None:
+            gate = _gate(shop, source, typed, frames, None)
+            return _built(source, precision, typed, None, made, None, gate)
+        return _build_engine(shop, builder, source, precision, typed, engine, made, frames)
+    except GateError:
+        spoiled = [] if source.is_file(typed) else [typed]
+        for path in (*spoiled, *((engine, sidecar_path(engine)) if engine else ())):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _typed(shop: Shop, source: ModelSource, precision: str, typed: Path) -> bool:
+    request = shop.request
+    return make_typed(
+        source,
+        precision,
+        typed,
+        request.quantisation,
+        threads=request.threads,
+        force=request.force,
+        on_progress=shop.on_progress,
+        on_note=shop.on_note,
+    )
+
+
+def _build_engine(
+    shop: Shop,
+    builder: EngineBuilder,
+    source: ModelSource,
+    precision: str,
+    typed: Path,
+    engine: Path,
+    made: list[str],
+    frames: GateFrames | None,
+) -> Built:
+    request, onnx_sha256 = shop.request, sha256_of(typed)
+    known = (onnx_sha256, builder.library, builder.gpu, builder.plugin, request.options)
+    sidecar, state = engine_state(engine, *known)
+    if sidecar is not None and not request.force:
+        gate = _gate(shop, source, engine if builder.can_run else typed, frames, sidecar.gate)
+        if gate is not None and gate != sidecar.gate:
+            write_sidecar(engine, replace(sidecar, gate=gate))
+        return _built(source, precision, typed, engine, made, sidecar.precision.found, gate)
+    if state not in ("absent", "current"):
+        shop.on_note(f"{engine.name} is built again: {state}")
+    # Without a GPU the gate judges the ONNX file, so it can spare the build.
+    gate = None if builder.can_run else _gate(shop, source, typed, frames, None)
+    result = builder.build(typed, precision, request.options, request.timing_cache, shop.on_progress)
+    sidecar = Sidecar(
+        contract=source.contract,
+        precision=Precision(asked=precision, found=result.found, audited=result.audited),
+        plan_sha256=result.sha256,
+        onnx=typed.name,
+        onnx_sha256=onnx_sha256,
+        tensorrt=builder.library,
+        cuda=cuda_version(),
+        gpu=builder.gpu,
+        plugin=builder.plugin,
+        options=request.options,
+        calibration=calibration_in(typed),
+        gate=gate,
+    )
+    fresh = source.work / engine.name
+    fresh.write_bytes(result.plan)
+    if builder.can_run and frames:
+        write_sidecar(fresh, sidecar)
+        sidecar = replace(sidecar, gate=_gate(shop, source, fresh, frames, None))
+    sidecar_path(engine).unlink(missing_ok=True)  # never a new engine under an old description
+    fresh.replace(engine)
+    write_sidecar(engine, sidecar)
+    return _built(source, precision, typed, engine, [*made, "engine"], result.found, sidecar.gate)
+
+
+def _gate(
+    shop: Shop, source: ModelSource, candidate: Path, frames: GateFrames | None, known: Gate | None
+) -> Gate | None:
+    """Compare a file with FP32, unless that is known already of the same frames, and raise if it fails."""
+    if frames is None:
+        return known
+    ran = "tensorrt" if candidate.suffix == ".engine" else "openvino"
+    request = frames.request
+    if known is not None and (known.frames_sha256, known.ran) == (frames.sha256, ran):
+        gate = replace(known, max_miou_drop=request.max_miou_drop, min_agreement=request.min_agreement)
+    else:
+        threads, show = shop.request.threads, shop.on_progress
+        with open_engine(source.fp32(), threads=threads) as reference, open_engine(candidate, threads=threads) as other:
+            what = f"comparing {candidate.name} with FP32"
+            gate = compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
+    require_gate(gate, candidate.name)
+    return gate
+
+
+def _built(
+    source: ModelSource,
+    precision: str,
+    typed: Path,
+    engine: Path | None,
+    made: Sequence[str],
+    found: dict[str, float] | None,
+    gate: Gate | None,
+) -> Built:
+    return Built(
+        model=str(source.path),
+        precision=precision,
+        onnx=str(typed),
+        engine=str(engine) if engine else None,
+        made=tuple(made),
+        found=found,
+        gate=gate,
+    )

@@ -1,0 +1,69 @@
+"""What of a typed ONNX file TensorRT's parser is given: with or without the head's function, one frame or several.
+
+Knows nothing about TensorRT.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from ..errors import ModelError
+from ..runtime.onnx_file import load_onnx
+from .facts import layer_types
+from .skip_head_onnx import DOMAIN, OP_TYPE
+
+BATCH = "batch"
+
+
+def onnx_for_engine(path: Path, *, fused: bool, dynamic: bool) -> bytes:
+    """Read a typed ONNX file and fit it to the engine that is wanted.
+
+    The parser takes the head's function wherever there is one, even if the fused head is registered; so the function
+    is removed for a fused head and kept otherwise.
+
+    Args:
+        path: a typed ONNX file of this program.
+        fused: whether the plugin computes the head.
+        dynamic: whether the number of frames stays open.
+
+    Raises:
+        ModelError: if the file cannot be read, or its graph takes only one frame and ``dynamic`` is asked for.
+    """
+    model = load_onnx(path)
+    if dynamic:
+        _open_batch(model, path)
+    if fused:
+        kept = [function for function in model.functions if (function.domain, function.name) != (DOMAIN, OP_TYPE)]
+        del model.functions[:]
+        model.functions.extend(kept)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def types_in_onnx(path: Path) -> dict[str, str]:
+    """Type of each layer with weights, by name: ``fp32``, ``fp16`` or ``int8``; the head is left out.
+
+    Raises:
+        ModelError: if the file cannot be read.
+    """
+    graph = load_onnx(path).graph
+    heads = {node.name for node in graph.node if node.op_type == OP_TYPE}
+    return {name: kind for name, kind in layer_types(graph) if name not in heads}
+
+
+def _open_batch(model: onnx.ModelProto, path: Path) -> None:
+    """Leave the number of frames open, from the input to the score maps."""
+    graph = model.graph
+    for value in (graph.input[0], graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    head = graph.node[-1]
+    scores = set(head.input[: len(head.input) // 2])
+    open_ones = {value.name for value in inferred.value_info if value.type.tensor_type.shape.dim[0].dim_param == BATCH}
+    if not scores <= open_ones:
+        raise ModelError(
+            f"{path} fixes the number of frames inside its graph, so no engine for several frames can be built; "
+            "leave --dynamic-batch out"
+        )

@@ -1,0 +1,53 @@
+"""Which image files a folder, a data set or a glob names, and a hash of them; reads no pixel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dataset import open_dataset
+from ..errors import DataError, UsageError
+from ..pixels import IMAGE_SUFFIXES
+
+
+def frame_files(where: str | Path) -> tuple[Path, ...]:
+    """Image files in the order of their names: of a folder, of a data set's split ``train``, or of a glob.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    path = Path(where)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if _is_image(file))
+        if not found and any(entry.is_dir() for entry in path.iterdir()):
+            found = [sample.image for sample in open_dataset(path).samples("train")]
+    elif path.is_file():
+        found = [path]
+    else:
+        anchor = Path(path.anchor) if path.is_absolute() else Path()
+        found = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if _is_image(file))
+    if not found:
+        raise UsageError(
+            f"'{where}' names no image; give a folder of images, a data set, or a glob such as 'clip/*.png'"
+        )
+    return tuple(found)
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """Sha256 over the sha256 of each file's bytes, in order; names and places do not count.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError as exc:
+            raise DataError(f"{file} cannot be read: {exc.strerror or exc}") from exc
+    return digest.hexdigest()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()

@@ -1,0 +1,192 @@
+"""The gate: labels of a model in some precision against those of FP32; knows nothing about how either runs.
+
+With masks the drop in mIoU decides; without, the share of pixels whose label is that of FP32. Most labels that rounding
+changes lie on borders between classes, so the share is given without those too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import metrics
+from ..contract import Contract
+from ..dataset import Dataset, open_dataset, read_sample
+from ..errors import DataError, GateError, ModelError
+from ..pixels import Image, Labels, read_image
+from ..runtime.engine import Engine, check_labels
+from ..runtime.sidecar import Gate
+from .frame_files import files_sha256
+
+BORDER = 2
+"""A pixel with another class (of FP32) within so many rows and columns does not count as inside."""
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRequest:
+    """What is compared, and the limits.
+
+    Attributes:
+        data: a data set with masks, or None.
+        split: which part of it.
+        frames: image files without masks, used where there is no data set.
+        max_miou_drop: how much lower mIoU may be than that of FP32.
+        min_agreement: least share of pixels with the label of FP32.
+    """
+
+    data: Path | None = None
+    split: str = "val"
+    frames: tuple[Path, ...] = ()
+    max_miou_drop: float | None = None
+    min_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class GateFrames:
+    """The frames of a request, listed; ``sha256`` over images and masks in order."""
+
+    dataset: Dataset | None
+    images: tuple[Path, ...]
+    sha256: str
+    request: GateRequest
+
+
+def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
+    """List and hash what a model will be compared on.
+
+    Raises:
+        ModelError: if model and data set have different classes.
+        UsageError: if there is no such data set, split or frame.
+        DataError: if an image of the split has no mask, or a file cannot be read.
+    """
+    if request.data is None:
+        return GateFrames(None, request.frames, files_sha256(request.frames), request)
+    dataset = open_dataset(request.data)
+    if dataset.class_names != contract.class_names and set(contract.class_names) <= set(dataset.class_names):
+        dataset = open_dataset(request.data, contract.class_names)
+    if dataset.class_names != contract.class_names:
+        raise ModelError(
+            f"the model has the classes {', '.join(contract.class_names[:8])}, the gate's data {request.data} "
+            f"{', '.join(dataset.class_names[:8])}; give --gate the data that it was trained on, or --gate-frames"
+        )
+    samples = dataset.samples(request.split)
+    unpaired = dataset.unpaired.get(request.split, ())
+    if unpaired:
+        raise DataError(f"split '{request.split}' of {request.data} is incomplete: {'; '.join(unpaired[:5])}", unpaired)
+    files = [file for sample in samples for file in (sample.image, sample.mask)]
+    return GateFrames(dataset, tuple(sample.image for sample in samples), files_sha256(files), request)
+
+
+def compare(
+    reference: Engine, candidate: Engine, frames: GateFrames, ran: str, on_progress: OnProgress | None = None
+) -> Gate:
+    """Run both engines over the frames.
+
+    Args:
+        reference: the model in FP32.
+        candidate: what is judged.
+        frames: what :func:`open_gate` listed.
+        ran: what ran the candidate: ``tensorrt`` or ``openvino``.
+        on_progress: called with the number of frames done and of all.
+
+    Raises:
+        DataError: if a file cannot be read, or no pixel of the masks counts.
+        EngineError: if an engine fails.
+    """
+    count = reference.contract.num_classes
+    ours, theirs = np.zeros((count, count), np.int64), np.zeros((count, count), np.int64)
+    equal = inside_equal = pixels = inside_pixels = 0
+    for done, (image, mask) in enumerate(_pairs(frames), 1):
+        expected, labels = reference.infer(image), candidate.infer(image)
+        check_labels(labels, expected.shape, count)
+        same, inside = labels == expected, ~near_border(expected)
+        pixels, equal = pixels + same.size, equal + int(same.sum())
+        inside_pixels, inside_equal = inside_pixels + int(inside.sum()), inside_equal + int((same & inside).sum())
+        if mask is not None and frames.dataset is not None:
+            ours += metrics.confusion(labels, mask, count, frames.dataset.ignore_id)
+            theirs += metrics.confusion(expected, mask, count, frames.dataset.ignore_id)
+        if on_progress:
+            on_progress(done, len(frames.images))
+    miou, miou_fp32 = (metrics.miou(ours), metrics.miou(theirs)) if frames.dataset else (None, None)
+    if miou_fp32 is not None and not math.isfinite(miou_fp32):
+        raise DataError(f"no pixel of the masks in {frames.request.data} counts; give --gate data with labels")
+    return Gate(
+        ran=ran,
+        frames=len(frames.images),
+        frames_sha256=frames.sha256,
+        agreement=equal / pixels,
+        agreement_inside=inside_equal / inside_pixels if inside_pixels else None,
+        miou=miou,
+        miou_fp32=miou_fp32,
+        max_miou_drop=frames.request.max_miou_drop,
+        min_agreement=frames.request.min_agreement,
+    )
+
+
+def require_gate(gate: Gate, what: str) -> None:
+    """Pass or refuse.
+
+    Raises:
+        GateError: if a limit is not kept; the message gives number, limit and what may help.
+    """
+    advice = (
+        "keep layers out with --keep LAYER (--sensitivity tells which), calibrate on more frames, or choose fp16"
+        if "int8" in what
+        else "check the limit, or report it with what fcn-edge doctor prints"
+    )
+    ran = "in the engine" if gate.ran == "tensorrt" else "of the typed ONNX on the CPU"
+    if gate.max_miou_drop is not None and gate.miou is not None and gate.miou_fp32 is not None:
+        drop = gate.miou_fp32 - gate.miou
+        if not drop <= gate.max_miou_drop:
+            raise GateError(
+                f"{what} fails its gate and is not kept: mIoU {ran} is {gate.miou:.4f}, that of FP32 "
+                f"{gate.miou_fp32:.4f}, a drop of {drop:.4f}, at most {gate.max_miou_drop:g} is allowed on "
+                f"{gate.frames} frames; {advice}"
+            )
+    if gate.min_agreement is not None and not gate.agreement >= gate.min_agreement:
+        inside = "" if gate.agreement_inside is None else f" ({gate.agreement_inside:.4%} away from borders)"
+        raise GateError(
+            f"{what} fails its gate and is not kept: {gate.agreement:.4%} of the labels {ran} are those of FP32"
+            f"{inside}, at least {gate.min_agreement:.4%} are wanted on {gate.frames} frames; {advice}"
+        )
+
+
+def near_border(labels: Labels) -> NDArray[np.bool_]:
+    """Whether a pixel has another class within ``BORDER`` pixels, along rows, columns and diagonals.
+
+    Args:
+        labels: uint8 ``[height, width]``.
+
+    Returns:
+        bool of the same shape.
+    """
+    lowest, highest = labels, labels
+    for axis in (0, 1):
+        lowest, highest = _spread(lowest, axis, np.minimum), _spread(highest, axis, np.maximum)
+    near: NDArray[np.bool_] = lowest != highest
+    return near
+
+
+def _spread(values: Labels, axis: int, extreme: np.ufunc) -> Labels:
+    """Lowest or highest value within ``BORDER`` along an axis."""
+    result: Labels = values.copy()
+    for shift in range(1, min(BORDER, values.shape[axis] - 1) + 1):
+        ahead, behind = np.moveaxis(result, axis, 0), np.moveaxis(values, axis, 0)
+        extreme(ahead[shift:], behind[:-shift], out=ahead[shift:])
+        extreme(ahead[:-shift], behind[shift:], out=ahead[:-shift])
+    return result
+
+
+def _pairs(frames: GateFrames) -> Iterator[tuple[Image, Labels | None]]:
+    if frames.dataset is None:
+        yield from ((read_image(path), None) for path in frames.images)
+    else:
+        for sample in frames.dataset.samples(frames.request.split):
+            yield read_sample(frames.dataset, sample)

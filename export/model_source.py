@@ -1,0 +1,206 @@
+"""What a build starts from, and the typed ONNX file of each precision made from it; knows nothing about TensorRT."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..contract import Contract
+from ..errors import MissingError, ModelError, UsageError
+from ..runtime.onnx_file import load_onnx, split_onnx
+from ..runtime.sidecar import Calibration
+from .engine_cache import Recipe, base_name, sha256_of, stamp, typed_state
+from .frame_files import files_sha256
+
+if TYPE_CHECKING:
+    from .quantize import TypedReport
+
+OnProgress = Callable[[str, int, int], None]
+OnNote = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How INT8 is made.
+
+    Attributes:
+        frames: image files to calibrate with; a third of them judges.
+        method: how ranges are chosen; ``auto``: the one whose labels agree best with FP32.
+        keep: layers that stay FP16, or patterns.
+        min_agreement: keep out more layers until this share of labels is that of FP32; None: do not.
+        max_frames: the most frames to read; None: :func:`~.quantize.typed_onnx`'s own.
+    """
+
+    frames: tuple[Path, ...] = ()
+    method: str = "auto"
+    keep: tuple[str, ...] = ()
+    min_agreement: float | None = None
+    max_frames: int | None = None
+
+
+class ModelSource:
+    """A ``.pt`` or ``.onnx`` file and, once it is needed, its FP32 ONNX file.
+
+    Args:
+        path: the file.
+        work: folder for what is made on the way; it need not exist.
+        size_hw: input size of what is made; None: that of the file.
+
+    Attributes:
+        name: what files made from it are called after.
+        precision: ``fp32`` for a checkpoint, else that of the file.
+        contract: at the input size asked for.
+
+    Raises:
+        UsageError: if the file is of another kind, or ``size_hw`` is given for an ``.onnx``, whose size is fixed.
+        ModelError: if it is missing or damaged.
+        MissingError: if a checkpoint is given and torch is not installed.
+    """
+
+    def __init__(self, path: Path, work: Path, size_hw: tuple[int, int] | None = None) -> None:
+        self.path, self.work, self.name = path, work, base_name(path)
+        if path.suffix not in (".pt", ".onnx"):
+            raise UsageError(f"{path} is no model to build from; expected a file that ends in .pt or .onnx")
+        if path.suffix == ".pt":
+            self.contract, self.precision = _checkpoint_contract(path, size_hw), "fp32"
+        else:
+            split = split_onnx(path)
+            self.contract, self.precision = split.contract, split.precision
+            if size_hw not in (None, split.contract.size_hw):
+                height, width = split.contract.size_hw
+                raise UsageError(f"{path} takes {height}x{width} only; give the checkpoint to choose another --size")
+        work.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return sha256_of(self.path)
+
+    def fp32(self) -> Path:
+        """The FP32 ONNX file: a checkpoint is exported, and verified against torch, the first time."""
+        if self.path.suffix == ".onnx":
+            return self.path
+        exported = self.work / f"{self.name}.onnx"
+        if not exported.exists():
+            from .to_onnx import onnx_from_checkpoint
+
+            onnx_from_checkpoint(self.path, exported, self.contract.size_hw)
+        return exported
+
+    def is_file(self, path: Path) -> bool:
+        """Whether a path is the very file that was given."""
+        return path.exists() and path.samefile(self.path)
+
+
+def make_typed(
+    source: ModelSource,
+    precision: str,
+    typed: Path,
+    how: Quantisation,
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+    on_note: OnNote = lambda note: None,
+) -> bool:
+    """Make the typed ONNX file of a precision, unless it is there and made from the same with the same options.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        UsageError: if a file is in its place that no build wrote, and ``force`` is not given.
+        ModelError: if the source cannot become what is asked for.
+        GateError: if layers were to be kept out until labels agree, and they do not.
+    """
+    if source.is_file(typed):
+        return False
+    recipe = Recipe(source_sha256=source.sha256, precision=precision)
+    if precision == "int8" and source.precision == "fp32":
+        recipe = Recipe(
+            source_sha256=source.sha256,
+            precision=precision,
+            calibration_sha256=files_sha256(how.frames),
+            method=how.method,
+            keep=how.keep,
+            min_agreement=how.min_agreement,
+            max_frames=how.max_frames,
+        )
+    state = typed_state(typed, recipe)
+    if state == "current" and not force:
+        return False
+    if state == "foreign" and not force:
+        raise UsageError(
+            f"{typed} exists already and no build wrote it; choose another folder or replace it with --force"
+        )
+    if state not in ("absent", "current", "foreign"):
+        on_note(f"{typed.name} is made again: {state}")
+    fresh = source.work / typed.name
+    if precision == source.precision:
+        shutil.copyfile(source.fp32(), fresh)
+    else:
+        report = _quantised(source.fp32(), fresh, precision, how, threads, on_progress)
+        if report.method is not None and report.agreement is not None:
+            on_note(f"{typed.name}: ranges by {report.method}, {report.agreement:.4%} of the labels are those of FP32")
+    stamp(fresh, recipe)
+    fresh.replace(typed)
+    return True
+
+
+def calibration_in(typed: Path) -> Calibration | None:
+    """What an INT8 file says of its calibration; None for one without."""
+    from .quantize import CALIBRATION_KEY
+
+    text = next((entry.value for entry in load_onnx(typed).metadata_props if entry.key == CALIBRATION_KEY), None)
+    if text is None:
+        return None
+    try:
+        report: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+        if report.get("method") is None:
+            return None
+        frames = int(report["calibration_frames"])
+        return Calibration(sha256=str(report["calibration_sha256"]), frames=frames, method=str(report["method"]))
+    except (msgspec.DecodeError, KeyError, ValueError) as exc:
+        raise ModelError(f"{typed} says something unreadable of its calibration ({exc}); make it again") from exc
+
+
+def _quantised(
+    fp32: Path, out: Path, precision: str, how: Quantisation, threads: int | None, on_progress: OnProgress | None
+) -> TypedReport:
+    """FP16 or INT8 from FP32: the one place where a build asks for it."""
+    from .candidates import MAX_FRAMES
+    from .quantize import typed_onnx
+
+    if precision == "fp16":
+        return typed_onnx(fp32, out, precision, on_progress=on_progress)
+    return typed_onnx(
+        fp32,
+        out,
+        precision,
+        calib=how.frames,
+        method=how.method,
+        keep=how.keep,
+        min_agreement=how.min_agreement,
+        max_frames=how.max_frames or MAX_FRAMES,
+        threads=threads,
+        on_progress=on_progress,
+    )
+
+
+def _checkpoint_contract(path: Path, size_hw: tuple[int, int] | None) -> Contract:
+    try:
+        from ..training.checkpoint import load_checkpoint
+        from .to_onnx import resized
+    except ImportError as exc:
+        raise MissingError(
+            f"{path.name} is a checkpoint, which needs torch ({exc}); install it with: pip install 'fcn-edge[train]', "
+            "or give the FP32 .onnx file that was exported from it"
+        ) from exc
+    contract = load_checkpoint(path).contract
+    return resized(contract, size_hw) if size_hw else contract

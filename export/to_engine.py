@@ -1,0 +1,181 @@
+"""From a typed ONNX file to a TensorRT engine that was audited; knows nothing about files on disk but the timing cache.
+
+Networks are strongly typed, on TensorRT 10 and 11 alike: precision is what the ONNX file says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..pixels import write_atomically
+from ..runtime.cuda_driver import find_gpu
+from ..runtime.sidecar import Gpu, Library, Options, Plugin
+from ..runtime.tensorrt_library import library_of, load_plugin, open_log, require_tensorrt
+from .audit import check_types, shares_of, types_in_engine, types_in_network
+from .build_progress import open_monitor
+from .engine_errors import build_error, last, no_builder, parser_error
+from .engine_onnx import onnx_for_engine, types_in_onnx
+
+OnProgress = Callable[[str, int, int], None]
+"""Called as ``on_progress(what, done, total)``, from any thread."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """An engine in memory: the plan, its layers' share by type, and whether ``engine`` or ``network`` was audited."""
+
+    plan: bytes
+    found: dict[str, float]
+    audited: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the plan."""
+        return hashlib.sha256(self.plan).hexdigest()
+
+
+class EngineBuilder:
+    """TensorRT's builder with the fused head loaded, or without it.
+
+    Args:
+        plugin: library of the fused head; None: the head is made of TensorRT's own layers.
+
+    Attributes:
+        library: which TensorRT.
+        gpu: the GPU that engines will be bound to; None where they are not bound to any: TensorRT-RTX builds for every
+            chip that it takes, and the rig of the tests has no GPU.
+        plugin: the fused head.
+
+    Raises:
+        MissingError: if TensorRT, a GPU that it needs, or the plugin cannot be used.
+    """
+
+    def __init__(self, plugin: Path | None) -> None:
+        self._trt: Any = require_tensorrt()
+        self._messages = open_log(self._trt)
+        self.library: Library = library_of(self._trt)
+        device = find_gpu()
+        self._device = device
+        try:
+            self._builder = self._trt.Builder(self._messages)
+        except (TypeError, RuntimeError) as exc:  # pybind11's words for a factory that returned nothing
+            reason = last(self._messages.errors()) or str(exc)
+            raise no_builder(self.library, device, reason) from exc
+        self.gpu: Gpu | None = None if self.library.package == "tensorrt_rtx" else device
+        self.plugin: Plugin | None = load_plugin(self._trt, plugin, self._messages) if plugin else None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether a GPU is here to run what is built."""
+        return self._device is not None
+
+    def build(
+        self,
+        onnx_path: Path,
+        precision: str,
+        options: Options,
+        timing_cache: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> BuiltEngine:
+        """Build an engine and audit it.
+
+        Args:
+            onnx_path: a typed ONNX file of this program.
+            precision: what it is asked to be: ``fp32``, ``fp16`` or ``int8``.
+            options: limits and batch.
+            timing_cache: file of measured tactics that is read where it exists and written.
+            on_progress: called while the engine is built.
+
+        Raises:
+            ModelError: if TensorRT refuses the file, or the types are not those asked for.
+            MissingError: if memory or a GPU is missing.
+            KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
+        """
+        trt, dynamic = self._trt, options.batch != (1, 1, 1)
+        seen = len(self._messages.errors())
+        data = onnx_for_engine(onnx_path, fused=self.plugin is not None, dynamic=dynamic)
+        # In TensorRT 11 every network is strongly typed and the flag may go.
+        flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = self._builder.create_network(0 if flag is None else 1 << int(flag))
+        parser = trt.OnnxParser(network, self._messages)
+        if not parser.parse(data):
+            raise parser_error(parser, onnx_path)
+        expected = types_in_onnx(onnx_path)
+        # The layers that the file names; what the head's function expands to is none of them.
+        types = {name: kind for name, kind in types_in_network(network).items() if name in expected}
+        check_types(precision, expected, types, onnx_path.name, exact=True)
+        config = self._config(network, options)
+        cache = self._open_cache(config, timing_cache)
+        plan = self._run(network, config, onnx_path.name, on_progress)
+        if plan is None:
+            raise build_error(self.library, self._device, onnx_path, options, self._messages.errors()[seen:])
+        if timing_cache and cache:
+            _write_cache(config, timing_cache)
+        if self._device is None:
+            return BuiltEngine(plan=bytes(plan), found=shares_of(types), audited="network")
+        found = types_in_engine(self._inspect(bytes(plan), onnx_path), expected)
+        check_types(precision, expected, found, f"the engine of {onnx_path.name}", exact=False)
+        return BuiltEngine(plan=bytes(plan), found=shares_of(found), audited="engine")
+
+    def _config(self, network: Any, options: Options) -> Any:
+        trt = self._trt
+        config = self._builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if options.opt_level is not None:
+            config.builder_optimization_level = options.opt_level
+        if options.batch != (1, 1, 1):
+            profile, image = self._builder.create_optimization_profile(), network.get_input(0)
+            profile.set_shape(image.name, *((count, *tuple(image.shape)[1:]) for count in options.batch))
+            config.add_optimization_profile(profile)
+        return config
+
+    def _open_cache(self, config: Any, path: Path | None) -> Any:
+        """A timing cache in the configuration, of the file where it is one of this GPU and TensorRT, else empty."""
+        if path is None:
+            return None
+        data = path.read_bytes() if path.is_file() else b""
+        cache = config.create_timing_cache(data)
+        if data and not config.set_timing_cache(cache, ignore_mismatch=False):
+            _log.warning("%s is of another GPU or TensorRT; it is started anew", path)
+            cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+        return cache
+
+    def _run(self, network: Any, config: Any, name: str, on_progress: OnProgress | None) -> Any:
+        """Build in a thread of its own, so that this one hears Ctrl-C and can tell the builder to stop."""
+        monitor = open_monitor(self._trt, (lambda d, t: on_progress(f"building {name}", d, t)) if on_progress else None)
+        config.progress_monitor = monitor
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(self._builder.build_serialized_network, network, config)
+            try:
+                return future.result()
+            except BaseException:
+                monitor.cancelled = True
+                raise  # once the builder has stopped: leaving the pool waits for it
+
+    def _inspect(self, plan: bytes, path: Path) -> str:
+        engine = self._trt.Runtime(self._messages).deserialize_cuda_engine(plan)
+        if engine is None:
+            raise ModelError(
+                f"the engine of {path.name} was built but cannot be loaded ({last(self._messages.errors())}); "
+                "report this with what fcn-edge doctor prints"
+            )
+        inspector = engine.create_engine_inspector()
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+
+def _write_cache(config: Any, path: Path) -> None:
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_atomically(path, bytes(cache.serialize()))

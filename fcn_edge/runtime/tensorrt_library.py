@@ -1,0 +1,162 @@
+"""TensorRT's module, its log and the library of the fused head, found and checked; builds and runs no engine."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import MissingError, ModelError
+from .sidecar import Library, Plugin
+
+PACKAGES = ("tensorrt", "tensorrt_rtx")
+"""Modules with TensorRT's interface, the first that works is used; the second is for GeForce and RTX desktops."""
+
+OLDEST = (10, 3)
+PLUGIN_FILE = "libfcn_edge_plugin.so"
+PLUGIN_VARIABLE = "FCN_EDGE_PLUGIN"
+PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE = "SkipHead", "1", ""
+
+_PACKAGE_FOLDER = Path(__file__).parents[1]
+_PLUGIN_REMEDY = (
+    f"build it (cpp_plugins/README.md) and give it with --plugin FILE or {PLUGIN_VARIABLE}, or leave the fused head "
+    "out with --no-plugin"
+)
+
+
+def has_tensorrt() -> bool:
+    """Whether a TensorRT is installed here, usable or not."""
+    return any(importlib.util.find_spec(name) for name in PACKAGES)
+
+
+def require_tensorrt() -> ModuleType:
+    """TensorRT's module: ``tensorrt``, or ``tensorrt_rtx`` where only that is usable.
+
+    Raises:
+        MissingError: if neither can be imported, or TensorRT is older than 10.3.
+    """
+    reasons = []
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            continue
+        try:
+            module = importlib.import_module(name)
+            version = str(module.__version__)
+        except (ImportError, OSError, AttributeError, RuntimeError) as exc:
+            reasons.append(f"{name} is installed but cannot be imported ({exc})")
+            continue
+        if name == "tensorrt" and _numbers(version)[:2] < OLDEST:
+            reasons.append(
+                f"TensorRT {version} is too old: engines need 10.3, which comes with JetPack 6 (JetPack 5 has "
+                "TensorRT 8 and cannot be used)"
+            )
+            continue
+        return module
+    if reasons:
+        raise MissingError(
+            f"{'; '.join(reasons)}; install a newer one with: pip install 'fcn-edge[gpu]', or on a Jetson flash "
+            "JetPack 6 or newer"
+        )
+    raise MissingError(
+        "TensorRT is not installed; on a Jetson it comes with JetPack 6 or newer, elsewhere: "
+        "pip install 'fcn-edge[gpu]' (or tensorrt_rtx on a GeForce/RTX desktop); the .onnx file runs on the CPU without"
+    )
+
+
+def library_of(trt: ModuleType) -> Library:
+    """Which TensorRT a module is, its version cut to three numbers: what an engine is bound to."""
+    return Library(package=trt.__name__, version=".".join(map(str, _numbers(trt.__version__)[:3])))
+
+
+def open_log(trt: ModuleType) -> Any:
+    """A TensorRT logger that keeps what it is told: ``messages``, a list of (severity's name, text) from warnings up.
+
+    TensorRT keeps the first logger of a process for its plugins, and one that a builder uses must outlive it.
+    """
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        """Keeps warnings and errors."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.messages: list[tuple[str, str]] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            """Called by TensorRT, from any of its threads."""
+            if severity <= trt.ILogger.WARNING:
+                self.messages.append((severity.name, text))
+
+        def errors(self) -> list[str]:
+            """What went wrong, oldest first."""
+            return [text for name, text in self.messages if name in ("ERROR", "INTERNAL_ERROR")]
+
+    return Log()
+
+
+def find_plugin(given: Path | None = None) -> Path:
+    """The library of the fused head: the file given, else ``FCN_EDGE_PLUGIN``, else the package's own.
+
+    A library runs code, so nothing else is searched.
+
+    Raises:
+        MissingError: if there is none.
+    """
+    named = given or (Path(os.environ[PLUGIN_VARIABLE]) if os.environ.get(PLUGIN_VARIABLE) else None)
+    path = named or _PACKAGE_FOLDER / PLUGIN_FILE
+    if path.is_file():
+        return path.resolve()
+    what = f"plugin library {path} does not exist" if named else f"this installation has no {PLUGIN_FILE}"
+    raise MissingError(f"{what}, the fused head for TensorRT; {_PLUGIN_REMEDY}")
+
+
+def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
+    """Make the fused head known to TensorRT's registry; a process may call this more than once.
+
+    Args:
+        trt: TensorRT's module.
+        path: the library.
+        log: what :func:`open_log` gave, so that a failure can be explained.
+
+    Raises:
+        MissingError: if the library cannot be loaded here or holds no fused head.
+    """
+    registry = trt.get_plugin_registry()
+    plugin = Plugin(version=PLUGIN_VERSION, sha256=plugin_sha256(path))
+    if not _is_registered(registry):
+        before = len(log.errors())
+        registry.load_library(str(path))
+        if not _is_registered(registry):
+            reason = next(iter(log.errors()[before:]), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
+            raise MissingError(f"plugin library {path} cannot be used: {reason}; {_PLUGIN_REMEDY}")
+    return plugin
+
+
+def _is_registered(registry: Any) -> bool:
+    """Whether the fused head is known; to ask for it by name would log an error where it is not."""
+    wanted = (PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE)
+    return any(
+        (creator.name, creator.plugin_version, creator.plugin_namespace) == wanted for creator in registry.all_creators
+    )
+
+
+def plugin_sha256(path: Path) -> str:
+    """Sha256 of a plugin library.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as exc:
+        raise ModelError(f"plugin library {path} cannot be read: {exc.strerror or exc}; {_PLUGIN_REMEDY}") from exc
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (10, 3, 0) of 10.3.0.post1."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else (0,)
