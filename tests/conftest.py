@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,11 +14,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcn_edge.contract import Contract
+from fcn_edge.errors import FcnEdgeError
 
 if TYPE_CHECKING:
     from fcn_edge.model.fcn import FCN
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped where there is none, and say what is missing."""
+    for item in items:
+        if item.get_closest_marker("gpu") and gpu_gap():
+            item.add_marker(pytest.mark.skip(reason=gpu_gap()))
+
+
+@functools.cache
+def gpu_gap() -> str:
+    """What keeps this machine from running engines; empty if nothing does."""
+    from fcn_edge.runtime.gpu import Gpu
+    from fcn_edge.runtime.tensorrt_library import require_tensorrt
+
+    try:
+        Gpu().close()
+        require_tensorrt()
+    except FcnEdgeError as exc:
+        return str(exc)
+    return ""
 
 
 @pytest.fixture(scope="session")
