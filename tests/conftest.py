@@ -31,16 +31,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @functools.cache
 def gpu_gap() -> str:
-    """What keeps this machine from running engines; empty if nothing does."""
-    from fcn_edge.runtime.gpu import Gpu
+    """What this machine lacks to run engines; empty if it lacks nothing."""
+    from fcn_edge.runtime.cuda_driver import cuda_version, find_gpu
+    from fcn_edge.runtime.gpu import require_pycuda
     from fcn_edge.runtime.tensorrt_library import require_tensorrt
 
-    try:
-        Gpu().close()
-        require_tensorrt()
-    except FcnEdgeError as exc:
-        return str(exc)
-    return ""
+    gaps = [] if find_gpu() else ["no NVIDIA GPU" if cuda_version() else "no CUDA driver"]
+    for name, require in (("TensorRT", require_tensorrt), ("PyCUDA", require_pycuda)):
+        try:
+            require()
+        except FcnEdgeError:
+            gaps.append(f"no {name}")
+    return ", ".join(gaps)
 
 
 @pytest.fixture(scope="session")

@@ -167,13 +167,12 @@ class _Network:
         """Let TensorRT read the plan and take its memory."""
         doing = f"loading {path.name}"
         self._runtime = self._trt.Runtime(log_of(self._trt))
-        self._engine, said = deserialized(self._trt, self._runtime, plan)
-        if self._engine is None:
-            if is_out_of_memory(said):
-                raise gpu.failure(doing, said)
-            raise ModelError(
-                f"TensorRT {self._trt.__version__} cannot load {path}: {said}; {sidecar.rebuild(path, described)}"
-            )
+        try:
+            self._engine = deserialized(self._trt, self._runtime, plan, path, described)
+        except ModelError as exc:
+            if is_out_of_memory(str(exc)):
+                raise gpu.failure(doing, str(exc)) from exc
+            raise
         try:
             bindings = bindings_of(_tensors(self._trt, self._engine), described.contract)
         except ModelError as exc:
@@ -292,11 +291,17 @@ def said_of(trt: ModuleType) -> str:
     return errors[0].strip().splitlines()[0].rstrip(".") if errors else "no message"
 
 
-def deserialized(trt: ModuleType, runtime: Any, plan: bytes) -> tuple[Any, str]:
-    """The ``ICudaEngine`` in a plan, or None and what TensorRT said of it."""
+def deserialized(trt: ModuleType, runtime: Any, plan: bytes, path: Path, described: sidecar.Sidecar) -> Any:
+    """The ``ICudaEngine`` in a plan.
+
+    Raises:
+        ModelError: if TensorRT refuses it; in TensorRT's own words.
+    """
     said_of(trt)
     engine = runtime.deserialize_cuda_engine(plan)
-    return engine, "" if engine is not None else said_of(trt)
+    if engine is None:
+        raise ModelError(f"{library_of(trt)} cannot load {path}: {said_of(trt)}; {sidecar.rebuild(path, described)}")
+    return engine
 
 
 def _tensors(trt: ModuleType, engine: Any) -> list[Tensor]:

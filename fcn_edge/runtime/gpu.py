@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, MissingError
+from .cuda_driver import find_gpu
 
 _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA does not name
 _ON_CPU = "or run the .onnx model on the CPU"
@@ -27,27 +28,19 @@ def require_pycuda() -> ModuleType:
     """``pycuda.driver``.
 
     Raises:
-        MissingError: if PyCUDA is not installed, or NVIDIA's driver is not.
+        MissingError: if it cannot be imported.
     """
     try:
         return importlib.import_module("pycuda.driver")
     except ImportError as exc:
-        said = str(exc).splitlines()[0]
-        if "libcuda.so" in said:
-            raise MissingError(
-                f"no NVIDIA driver is installed ({said}); install it until nvidia-smi lists the GPU, {_ON_CPU}"
-            ) from exc
         raise MissingError(
-            f"an .engine model needs PyCUDA, which cannot be imported ({said}); install it with: "
+            f"an .engine model needs PyCUDA, which cannot be imported ({str(exc).splitlines()[0]}); install it with: "
             "pip install 'fcn-edge[gpu]', which needs the CUDA toolkit's headers and nvcc on the PATH"
         ) from exc
 
 
 class Gpu:
-    """One GPU, owned by the thread that opened it; a context manager.
-
-    Args:
-        index: which one, as CUDA counts them.
+    """The first GPU that this process may use, owned by the thread that opened it; a context manager.
 
     Attributes:
         name: as NVIDIA calls it.
@@ -56,24 +49,27 @@ class Gpu:
         is_lost: whether CUDA has failed in a way that no later call in this process survives.
 
     Raises:
-        MissingError: if PyCUDA, the driver or the GPU is not there.
+        MissingError: if the GPU, its driver or PyCUDA is not there.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        driver = self._driver = require_pycuda()
-        self._owner = threading.current_thread()
-        self._context: Any = None
+    def __init__(self) -> None:
+        found = find_gpu()
+        if found is None:
+            raise MissingError(
+                "an .engine model needs an NVIDIA GPU and its driver, and none is found here; check that nvidia-smi "
+                f"lists one, {_ON_CPU}"
+            )
+        self.name, self.sm = found.name, found.sm
         self.is_lost = False
+        self._owner = threading.current_thread()
+        driver = self._driver = require_pycuda()
         try:
             driver.init()
-            device = driver.Device(index)
-            self.name = str(device.name())
-            major, minor = device.compute_capability()
+            device = driver.Device(0)
             self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
-            self._context = device.retain_primary_context()
+            self._context: Any = device.retain_primary_context()
         except driver.Error as exc:
-            raise MissingError(f"no NVIDIA GPU can be used: {exc}; check that nvidia-smi lists one, {_ON_CPU}") from exc
-        self.sm = 10 * int(major) + int(minor)
+            raise MissingError(f"{self.name} cannot be used: {exc}; check it with nvidia-smi, {_ON_CPU}") from exc
 
     @property
     def is_closed(self) -> bool:
