@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,15 @@ def test_no_library_is_said_in_a_sentence(monkeypatch) -> None:
     monkeypatch.setattr(cuda_graph, "_candidates", lambda: iter(["/nowhere/libcudart.so", "libc.so.6"]))
     with pytest.raises(MissingError, match=r"no usable libcudart.so was found \(libc.so.6 has no CUDA graphs"):
         open_cudart()
+
+
+def test_library_of_nvidias_wheels_is_looked_for(monkeypatch, tmp_path: Path) -> None:
+    library = tmp_path / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    assert str(library) in list(cuda_graph._candidates())
 
 
 class Recorded:
