@@ -17,6 +17,7 @@ from ..errors import EngineError, MissingError, ModelError
 from ..pixels import Image, Labels, fit_image, restore_labels
 from . import sidecar
 from .bindings import IMAGE, LABELS, Tensor, bindings_of
+from .cuda_driver import find_gpu
 from .cuda_graph import WARM_UPS, Capture, Replayed, open_cudart
 from .engine import Engine
 from .gpu import Gpu, Stream, is_out_of_memory
@@ -30,8 +31,8 @@ _log = logging.getLogger(__name__)
 class TensorRtEngine(Engine):
     """Runs an ``.engine`` file on the GPU; it belongs to the thread that opened it.
 
-    What can be refused without a GPU is refused first: the sidecar, the plan's sha256, TensorRT and its version, the
-    plugin; then PyCUDA, the GPU and its kind, and what TensorRT says of the plan.
+    What can be refused without a GPU is refused first: the sidecar, the plan's sha256, TensorRT, its version and the
+    kind of GPU, the plugin; then that there is no GPU or no PyCUDA, and what TensorRT says of the plan.
 
     Args:
         path: the file; its sidecar lies beside it.
@@ -60,7 +61,6 @@ class TensorRtEngine(Engine):
         self.gpu_mib = 0.0
         gpu = self._gpu = Gpu()
         try:
-            sidecar.check_machine(path, described, library_of(trt), sidecar.Gpu(name=gpu.name, sm=gpu.sm))
             with gpu.active(f"loading {path.name}"):
                 before = gpu.used_mib()
                 network = _Network(trt, self._owned)
@@ -74,7 +74,8 @@ class TensorRtEngine(Engine):
                 self._warm_up()
                 self.gpu_mib = max(0.0, gpu.used_mib() - before)
         except BaseException:
-            self.close()
+            with contextlib.suppress(EngineError):  # what went wrong first is what the caller has to know
+                self.close()
             raise
 
     def _warm_up(self) -> None:
@@ -250,7 +251,7 @@ class _Slot:
 
 
 def checked_plan(path: Path, plugin: Path | None = None) -> tuple[sidecar.Sidecar, bytes, ModuleType]:
-    """Everything that can be known of an engine without a GPU: its sidecar, its bytes, the TensorRT that will run it.
+    """What can be known of an engine before a GPU is used: its sidecar, its bytes, the TensorRT that will run it.
 
     The plugin that the engine needs is registered with TensorRT.
 
@@ -259,13 +260,13 @@ def checked_plan(path: Path, plugin: Path | None = None) -> tuple[sidecar.Sideca
         plugin: as for :class:`TensorRtEngine`.
 
     Raises:
-        ModelError: if the file is damaged, was changed, or was built for another TensorRT or plugin.
+        ModelError: if the file is damaged, was changed, or was built for another TensorRT, GPU or plugin.
         MissingError: if TensorRT or the plugin is not there.
     """
     described = sidecar.read_sidecar(path)
     plan = sidecar.read_plan(path, described)
     trt = require_tensorrt()
-    sidecar.check_machine(path, described, library_of(trt), None)
+    sidecar.check_machine(path, described, library_of(trt), find_gpu())
     if described.plugin is not None:
         library = find_plugin(plugin)
         found = load_plugin(trt, library, log_of(trt))
