@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -15,11 +16,35 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcn_edge.contract import Contract
+from fcn_edge.errors import FcnEdgeError
 
 if TYPE_CHECKING:
     from fcn_edge.model.fcn import FCN
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped where there is none, and say what is missing."""
+    for item in items:
+        if item.get_closest_marker("gpu") and gpu_gap():
+            item.add_marker(pytest.mark.skip(reason=gpu_gap()))
+
+
+@functools.cache
+def gpu_gap() -> str:
+    """What this machine lacks to run engines; empty if it lacks nothing."""
+    from fcn_edge.runtime.cuda_driver import cuda_version, find_gpu
+    from fcn_edge.runtime.gpu import require_pycuda
+    from fcn_edge.runtime.tensorrt_library import require_tensorrt
+
+    gaps = [] if find_gpu() else ["no NVIDIA GPU" if cuda_version() else "no CUDA driver"]
+    for name, require in (("TensorRT", require_tensorrt), ("PyCUDA", require_pycuda)):
+        try:
+            require()
+        except FcnEdgeError:
+            gaps.append(f"no {name}")
+    return ", ".join(gaps)
 
 
 @pytest.fixture(scope="session")

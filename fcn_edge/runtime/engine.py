@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..contract import Contract
-from ..errors import EngineError, MissingError, ModelError, UsageError
+from ..errors import EngineError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
 
 PRECISION_HINTS = ("f32", "bf16")
@@ -86,16 +86,16 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
     """Open a model for inference.
 
     Args:
-        model: an ``.onnx`` file that ``fcn-edge export`` wrote, the name of a model that ships with the package, or
-            ``echo://`` for the test double that needs no model.
+        model: an ``.onnx`` file that ``fcn-edge export`` wrote, an ``.engine`` file that ``fcn-edge build`` wrote, the
+            name of a model that ships with the package, or ``echo://`` for the test double that needs no model.
         threads: how many threads the CPU may use; None: one for each physical core that this process may run on.
         precision_hint: arithmetic of what the file leaves in floating point: ``f32`` (also when None), or ``bf16``,
             which is faster on some CPUs and changes a few labels.
 
     Raises:
         UsageError: if the model's name, ``threads`` or ``precision_hint`` means nothing.
-        ModelError: if the file is missing, damaged or not a model of this project.
-        MissingError: if the backend that it needs is not installed.
+        ModelError: if the file is missing, damaged or not a model of this project, or an engine for another machine.
+        MissingError: if the backend that it needs is not installed, or the GPU is not there.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"an engine cannot use {threads} threads; give 1 to {MAX_THREADS}")
@@ -107,10 +107,9 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
         return open_echo(str(model))
     path = _path(str(model))
     if path.suffix == ".engine":
-        raise MissingError(
-            f"{path.name} needs the TensorRT runtime, which this release does not have yet; run the .onnx file that it "
-            "was built from instead"
-        )
+        from .engine_tensorrt import TensorRtEngine
+
+        return TensorRtEngine(path)
     from .engine_openvino import OpenVinoEngine
 
     return OpenVinoEngine(path, threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
@@ -168,5 +167,6 @@ def _path(model: str) -> Path:
             f"or a model that ships with this release ({names})"
         )
     if not path.is_file():
-        raise ModelError(f"model file {model} does not exist; write one with: fcn-edge export CHECKPOINT -o FILE.onnx")
+        command = "build MODEL -o DIR" if path.suffix == ".engine" else "export CHECKPOINT -o FILE.onnx"
+        raise ModelError(f"model file {model} does not exist; write one with: fcn-edge {command}")
     return path
