@@ -10,7 +10,9 @@ from typing import Any
 from ..errors import FcnEdgeError, MissingError, ModelError
 from ..runtime.sidecar import Gpu, Library, Options
 
-_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|cannot allocate|memory allocation|bad_alloc|workspace (?:limit|size)", re.I)
+_MEMORY = re.compile(
+    r"out ?of ?memory|insufficient memory|cannot allocate|memory allocation|bad_alloc|workspace (?:limit|size)", re.I
+)
 _CUDA = re.compile(r"no cuda-capable device|cuda initialization failure|driver version is insufficient", re.I)
 _SHOWN = 5
 
