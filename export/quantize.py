@@ -98,7 +98,7 @@ def typed_onnx(
         MissingError: if ONNX Runtime or OpenVINO is needed and not installed.
         GateError: if ``min_agreement`` is not reached.
     """
-    _check(out, precision, calib is None, force)
+    check_request(out, precision, calib is None, force)
     _check_method(method, min_agreement)
     model, _ = load_fp32(model_fp32)
     kept = tuple(keep)
@@ -142,7 +142,8 @@ def sensitivity_of(
     return sensitivity(known, chosen, keep, on_progress)
 
 
-def _check(out: Path, precision: str, without_frames: bool, force: bool) -> None:
+def check_request(out: Path, precision: str, without_frames: bool, force: bool) -> None:
+    """Refuse with UsageError what :func:`typed_onnx` cannot do, before any work."""
     if precision not in ("fp16", "int8"):
         raise UsageError(f"precision is '{precision}'; expected fp16 or int8")
     if precision == "int8" and without_frames:

@@ -6,9 +6,8 @@ Progress and logs go to stderr, results to stdout; ``--json`` prints exactly one
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,15 @@ import msgspec
 from . import __version__
 from .arguments import add_options, names, positive, seconds, share, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
-from .errors import FcnEdgeError, SourceError, UsageError
+from .errors import FcnEdgeError, SourceError
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
+from .training_bar import training_progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .dataset import Dataset
     from .runtime.engine import Engine
-    from .training.loop import Progress as TrainingProgress
 
 INTERRUPTED = 130
 
@@ -101,7 +100,7 @@ def _add_demo(commands: Any) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    with _training_progress() as show:
+    with training_progress() as show:
         report = run_demo(
             args.out,
             minutes=args.minutes,
@@ -139,7 +138,7 @@ def _train(args: argparse.Namespace) -> None:
     config = config_from_toml(args.config, overrides)
     from .training.loop import train
 
-    with _training_progress() as show:
+    with training_progress() as show:
         result = train(config, show, resume=args.resume, force=args.force)
     if args.json:
         _print_json(
@@ -205,13 +204,21 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    if args.precision != "fp32":
-        raise UsageError(f"this release exports fp32 only, not {args.precision}; leave --precision out")
-    from .export.to_onnx import onnx_from_checkpoint
-    from .street import draw_street
+    from .benchmarks.report import progress_on_stderr
+    from .export.typed_file import typed_from_checkpoint
 
-    frames = [draw_street(seed, 1.0, (360, 480))[0] for seed in range(3)]
-    print(onnx_from_checkpoint(args.checkpoint, args.out, args.size, force=args.force, verify_frames=frames))
+    with progress_on_stderr() as show:
+        print(
+            typed_from_checkpoint(
+                args.checkpoint,
+                args.out,
+                args.precision,
+                args.size,
+                calib=args.calib,
+                force=args.force,
+                on_progress=show,
+            )
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- build
@@ -370,24 +377,6 @@ def _open_dataset(args: argparse.Namespace, engine: Engine) -> Dataset:
     if not args.classes and names != dataset.class_names and set(names) <= set(dataset.class_names):
         return open_dataset(args.data, names, args.holdout)
     return dataset
-
-
-@contextlib.contextmanager
-def _training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A progress bar on stderr with loss, mIoU, rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
-        task = progress.add_task("starting", total=1.0)
-
-        def show(state: TrainingProgress) -> None:
-            miou = "-" if state.miou is None else f"{state.miou:.4f}"
-            left = f"{state.seconds_left / 60:.1f} min left"
-            text = f"epoch {state.epoch} loss {state.loss:.4f} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
-            progress.update(task, description=text, completed=state.fraction)
-
-        yield show
 
 
 def _print_json(value: Any) -> None:

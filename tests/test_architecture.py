@@ -19,7 +19,7 @@ LAYERS = (
     {"training", "runtime"},
     {"export"},
     {"benchmarks"},
-    {"demo", "doctor", "arguments"},
+    {"demo", "doctor", "arguments", "training_bar"},
     {"build_command"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,28 @@
+"""The progress bar of a training run, on stderr; knows nothing about what is trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .training.loop import Progress as TrainingProgress
+
+
+@contextlib.contextmanager
+def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A progress bar on stderr with loss, mIoU, rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def show(state: TrainingProgress) -> None:
+            miou = "-" if state.miou is None else f"{state.miou:.4f}"
+            left = f"{state.seconds_left / 60:.1f} min left"
+            text = f"epoch {state.epoch} loss {state.loss:.4f} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
+            progress.update(task, description=text, completed=state.fraction)
+
+        yield show
