@@ -3,7 +3,7 @@ The fused skip head on NVIDIA GPUs: score maps in, labels out, in one kernel. Kn
 
 One kernel, not one for each stage. A block labels 64 columns of 32 rows (of 16 rows of 64 where the last stride is 16,
 and so on). At strides 32/16/8 that takes 4x5, 4x7 and 5x10 cells of the three grids, so to work the coarse sums out
-again in every block costs roughly a fifth of what labelling its 2048 pixels costs, counted in instructions, and saves
+again in every block costs, by an estimate of instructions, a quarter of what labelling its 2048 pixels costs, and saves
 the launches and the memory traffic of the intermediate sums. Device memory sees the floor: score maps once in (blocks
 share a border of one cell, which the second of them finds in L2), labels once out. Kernels are small and stay in L1 and
 L2.
