@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "fcn_edge/skip_head.h"
 
@@ -39,6 +40,11 @@ struct TilePlan {
     FCN_EDGE_HOST_DEVICE size_t shared_bytes() const { return size_t(step) * size_t(classes) * sizeof(float); }
 };
 
+// Columns of the finest grid that a block holds.
+FCN_EDGE_HOST_DEVICE static constexpr int finest_columns(int stride) {
+    return (kTileWidth - 1 + stride / 2) / stride + 2;
+}
+
 static inline TilePlan tile_plan(const SkipHeadShape& shape) {
     TilePlan plan = {};
     while ((2 << plan.pairs_log2) < shape.stride) ++plan.pairs_log2;
@@ -50,7 +56,7 @@ static inline TilePlan tile_plan(const SkipHeadShape& shape) {
 
     // The units of a block lie in one group of cells, or in several whole groups: both numbers are powers of two.
     int rows = (kTileUnits > pairs ? kTileUnits / pairs : 1) * kUnitCells + 1;
-    int columns = (kTileWidth - 1 + shape.stride / 2) / shape.stride + 2;
+    int columns = finest_columns(shape.stride);
     for (int i = shape.stages - 1; i >= 0; --i) {
         plan.rows[i] = rows;
         plan.columns[i] = columns;
@@ -63,6 +69,24 @@ static inline TilePlan tile_plan(const SkipHeadShape& shape) {
     const int passes = (shape.classes + fit - 1) / fit;
     plan.classes = (shape.classes + passes - 1) / passes;  // as even as can be
     return plan;
+}
+
+// Calls `call` with the last stride as a constant where it is a common one, else with 0: a constant stride turns the
+// addresses of the taps into offsets within the load instructions.
+template <class Call>
+static inline auto with_stride(int stride, Call&& call) {
+    switch (stride) {
+        case 4:
+            return call(std::integral_constant<int, 4>());
+        case 8:
+            return call(std::integral_constant<int, 8>());
+        case 16:
+            return call(std::integral_constant<int, 16>());
+        case 32:
+            return call(std::integral_constant<int, 32>());
+        default:
+            return call(std::integral_constant<int, 0>());
+    }
 }
 
 // One call. Score and Kernel are types that convert to float.
@@ -184,12 +208,13 @@ FCN_EDGE_HOST_DEVICE static inline void add_coarser(const TileWork<Score, Kernel
 }
 
 // Compares the classes that shared memory holds with the best so far. NaN and ties never win, and classes come in
-// rising order, so the lowest id stays.
-template <class Score, class Kernel>
+// rising order, so the lowest id stays. kStride is the last stride, or 0: see with_stride().
+template <int kStride, class Score, class Kernel>
 FCN_EDGE_HOST_DEVICE static inline void label_classes(const TileWork<Score, Kernel>& work, TilePlace place,
                                                       int class_begin, int class_count, const float* shared,
                                                       TileBest& best) {
-    const int s = work.shape.stride, finest = work.shape.stages - 1, columns = work.plan.columns[finest];
+    const int s = kStride ? kStride : work.shape.stride, finest = work.shape.stages - 1;
+    const int columns = finest_columns(s);
     const int x = place.block_x * kTileWidth + place.column;
     const int unit = place.block_y * kTileUnits + place.unit;
     const int row = unit_cell(unit, work.plan) - 1 - finest_row(work.plan, place.block_y);  // above the first cell

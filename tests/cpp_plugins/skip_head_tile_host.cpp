@@ -68,8 +68,11 @@ int run(const SkipHeadShape& shape, const void* const* scores, const void* const
             for (int i = 1; i < shape.stages; ++i) {
                 for_threads([&](TilePlace place, TileBest&) { add_coarser(work, place, i, begin, count, memory); });
             }
-            for_threads(
-                [&](TilePlace place, TileBest& mine) { label_classes(work, place, begin, count, memory, mine); });
+            with_stride(shape.stride, [&](auto stride) {
+                for_threads([&](TilePlace place, TileBest& mine) {
+                    label_classes<decltype(stride)::value>(work, place, begin, count, memory, mine);
+                });
+            });
         }
         for_threads([&](TilePlace place, TileBest& mine) { write_labels(work, place, mine); });
         for (size_t i = 0; i < 64; ++i) {

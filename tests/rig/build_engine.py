@@ -30,7 +30,14 @@ builder = trt.Builder(log)
 network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 parser = trt.OnnxParser(network, log)
 parsed = parser.parse(Path(sys.argv[1]).read_bytes())
-plan = builder.build_serialized_network(network, builder.create_builder_config()) if parsed else None
+config = builder.create_builder_config()
+inputs = [network.get_input(index) for index in range(network.num_inputs)]
+if dynamic := [tensor for tensor in inputs if tensor.shape[0] == -1]:
+    profile = builder.create_optimization_profile()
+    for tensor in dynamic:
+        profile.set_shape(tensor.name, *((batch, *tensor.shape[1:]) for batch in (1, 2, 4)))
+    config.add_optimization_profile(profile)
+plan = builder.build_serialized_network(network, config) if parsed else None
 
 
 def described(tensor: trt.ITensor) -> list[object]:

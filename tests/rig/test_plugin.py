@@ -111,9 +111,10 @@ def test_a_batch_builds(report_of) -> None:
     assert report["plan_bytes"]
 
 
-def test_a_dynamic_batch_parses(report_of) -> None:
+def test_a_dynamic_batch_builds(report_of) -> None:
     report = report_of(head(batch="N"))
     assert report["parsed"], report["errors"]
+    assert report["plan_bytes"], report["messages"]
     assert report["outputs"] == [["labels", "INT8", [-1, 70, 101]]]
 
 
