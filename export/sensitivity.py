@@ -66,7 +66,7 @@ def layers_to_keep(
         GateError: if it is not reached while a layer is left to quantise.
     """
     rows = sorted(sensitivity(known, method, keep, on_progress), key=lambda row: row.without, reverse=True)
-    kept, best = tuple(keep), 0.0
+    kept, best = tuple(keep), known.agreement(known.int8(method, keep))
     for count, row in enumerate(rows[:-1], 1):
         kept = (*kept, row.layer)
         reached = known.agreement(known.int8(method, kept))
