@@ -1,0 +1,113 @@
+"""The audit: types read from a network and from what TensorRT's inspector prints, and what is no pass."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fcn_edge.errors import ModelError
+from fcn_edge.export.audit import check_types, shares_of, types_in_engine, types_in_network
+
+# The inspector's words, in the forms that TensorRT 8.6 to 10.x print them.
+ENGINE = json.dumps(
+    {
+        "Layers": [
+            {
+                "Name": "Reformatting CopyNode for Input Tensor 0 to stem.0 + stem.1",
+                "LayerType": "Reformat",
+                "Inputs": [{"Name": "image", "Format/Datatype": "Row major linear FP32"}],
+                "Outputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+            },
+            {
+                "Name": "stem.0 + stem.1",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+                "Outputs": [
+                    {"Name": "y", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}
+                ],
+                "Weights": {"Type": "Half", "Count": 864},
+            },
+            {
+                "Name": "__myl_Conv_0",
+                "LayerType": "conv",
+                "Inputs": [{"Name": "y", "Format/Datatype": "Int8"}],
+                "Outputs": [{"Name": "z", "Format/Datatype": "Half"}],
+                "Metadata": "[ONNX Layer: body.0]\u001f[ONNX Layer: relu_3]",
+            },
+            {"Name": "body.01", "LayerType": "conv", "Inputs": [{"Name": "z", "Datatype": "BF16"}], "Outputs": []},
+            "a layer at a lower verbosity is a string",
+        ]
+    }
+)
+
+
+def test_types_of_an_engine() -> None:
+    names = {"stem.0": "fp16", "stem.1": "fp16", "body.0": "int8", "body.01": "bf16", "gone": "int8"}
+    assert types_in_engine(ENGINE, names) == {"stem.0": "fp16", "stem.1": "fp16", "body.0": "int8", "body.01": "bf16"}
+    assert types_in_engine('{"Layers": []}', names) == {}
+
+
+class Layer:
+    """As much of an ILayer as is read."""
+
+    def __init__(self, name: str, kind: str, inputs: list[Any], output: Any) -> None:
+        self.name, self.type, self._inputs, self._output = name, SimpleNamespace(name=kind), inputs, output
+        self.num_inputs, self.num_outputs = len(inputs), 1
+
+    def get_input(self, index: int) -> Any:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> Any:
+        return self._output
+
+
+def tensor(name: str, dtype: str) -> Any:
+    return SimpleNamespace(name=name, dtype=SimpleNamespace(name=dtype))
+
+
+def test_types_of_a_network() -> None:
+    """A layer is int8 only if its weights are quantised as well as its data."""
+    half, quantised = tensor("half", "HALF"), tensor("q", "INT8")
+    data, weights = tensor("dq", "HALF"), tensor("dqw", "HALF")
+    layers = [
+        Layer("q", "QUANTIZE", [half], quantised),
+        Layer("dq", "DEQUANTIZE", [quantised], data),
+        Layer("dqw", "DEQUANTIZE", [tensor("w", "INT8")], weights),
+        Layer("both", "CONVOLUTION", [data, weights], tensor("a", "HALF")),
+        Layer("data only", "CONVOLUTION", [data], tensor("b", "HALF")),
+        Layer("plain", "CONVOLUTION", [tensor("f", "FLOAT")], tensor("c", "FLOAT")),
+        Layer("relu", "ACTIVATION", [half], tensor("d", "HALF")),
+    ]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    assert types_in_network(network) == {"both": "int8", "data only": "fp16", "plain": "fp32"}
+
+
+EIGHT = {f"layer {index}": "int8" for index in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "found", "exact"),
+    [
+        ("fp16", {"a": "fp32", "b": "fp32"}, {"a": "fp32", "b": "fp32"}, True),  # the file itself is not it
+        ("fp16", {"a": "fp16", "b": "fp16"}, {"a": "fp32", "b": "fp32"}, False),  # asked for by flag, and ignored
+        ("fp32", {"a": "fp32", "b": "fp32"}, {"a": "fp32", "b": "fp16"}, False),
+        ("fp16", {"a": "fp16", "b": "fp16"}, {"a": "fp16"}, True),  # a layer is missing
+        ("int8", {**EIGHT, "a": "fp16"}, {**EIGHT, "a": "fp16", "layer 1": "fp16"}, True),
+        ("int8", EIGHT, {**EIGHT, "layer 1": "fp16"}, False),  # 7 of 8 where 8 of 8 were quantised
+        ("int8", EIGHT, {}, False),  # an inspector that tells nothing is no proof
+    ],
+)
+def test_another_precision_is_an_error(asked: str, expected: dict, found: dict, exact: bool) -> None:
+    with pytest.raises(ModelError, match=f"the engine was to be {asked}, but its layers run in"):
+        check_types(asked, expected, found, "the engine", exact)
+
+
+def test_what_was_asked_for_passes() -> None:
+    mixed = {**EIGHT, "a": "fp16"}
+    check_types("int8", mixed, mixed, "x", exact=True)
+    check_types("int8", mixed, {name: mixed[name] for name in list(mixed)[2:]}, "x", exact=False)
+    check_types("fp32", {"a": "fp32"}, {"a": "fp32"}, "x", exact=True)
+    assert shares_of({**EIGHT, "a": "fp16", "b": "fp16"}) == {"int8": 0.8, "fp16": 0.2}

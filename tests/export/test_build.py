@@ -1,0 +1,157 @@
+"""A build where no TensorRT is: typed ONNX files only, and what is refused before anything takes time."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("openvino")
+
+from fcn_edge.cli import main
+from fcn_edge.errors import GateError, UsageError
+from fcn_edge.export.build import build, sensitivity
+from fcn_edge.export.build_request import BuildRequest
+from fcn_edge.export.gate import GateRequest
+from fcn_edge.export.model_source import Quantisation
+from fcn_edge.runtime import tensorrt_library
+from fcn_edge.runtime.onnx_file import split_onnx
+
+
+@pytest.fixture(autouse=True)
+def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    hidden = tensorrt_library.PACKAGES
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else found(name, *rest))
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(trained / "model.onnx", tmp_path / "street.onnx"))
+
+
+def test_typed_files_and_a_sentence(model: Path, trained: Path, tmp_path: Path, capsys: Any) -> None:
+    out, notes = tmp_path / "out", []
+    request = BuildRequest(precisions=("fp32", "fp16"), gate=GateRequest(data=trained / "data", max_miou_drop=0.5))
+    results = build([model], out, request, on_note=notes.append)
+    assert [Path(result.onnx).name for result in results] == ["street-fp32-64x96.onnx", "street-fp16-64x96.onnx"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(Path(result.onnx).name for result in results)
+    assert [split_onnx(Path(result.onnx)).precision for result in results] == ["fp32", "fp16"]
+    assert all(result.engine is None and result.found is None for result in results)
+    assert results[0].gate is not None
+    assert results[0].gate.agreement == 1.0
+    assert results[1].gate is not None
+    assert 0.9 < results[1].gate.agreement <= 1.0
+    assert any("TensorRT is not installed here, so only typed ONNX files are written" in note for note in notes)
+    assert any("CPU engine" in note for note in notes)
+    assert [result.made for result in build([model], out, request)] == [(), ()]
+    assert main(["build", str(model), "-o", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}/street-fp32-64x96.onnx\n"
+    assert "TensorRT is not installed" in printed.err
+
+
+def test_a_typed_file_stays_what_it_is(model: Path, tmp_path: Path) -> None:
+    """The command that a refusal of an engine gives: build from the typed file beside it, into its own folder."""
+    out = tmp_path / "out"
+    (first,) = build([model], out, BuildRequest(precisions=("fp16",)))
+    before = Path(first.onnx).read_bytes()
+    (again,) = build([first.onnx], out, BuildRequest(precisions=("fp16",)))
+    assert (again.onnx, again.made) == (first.onnx, ())
+    assert Path(first.onnx).read_bytes() == before
+    (elsewhere,) = build([first.onnx], tmp_path / "other", BuildRequest())
+    assert elsewhere.precision == "fp16"
+    assert Path(elsewhere.onnx).name == Path(first.onnx).name
+
+
+def test_a_failing_precision_goes_and_the_source_stays(model: Path, trained: Path, tmp_path: Path) -> None:
+    gate = GateRequest(data=trained / "data", max_miou_drop=-1)
+    with pytest.raises(GateError, match=r"(?s)street-fp32.*street-fp16") as failure:
+        build([model], tmp_path / "out", BuildRequest(precisions=("fp32", "fp16"), gate=gate))
+    assert failure.value.exit_code == 6
+    assert list((tmp_path / "out").iterdir()) == []
+    typed = Path(shutil.copy(model, tmp_path / "street-fp32-64x96.onnx"))
+    with pytest.raises(GateError):
+        build([typed], tmp_path, BuildRequest(gate=gate))
+    assert typed.exists()
+
+
+def test_nothing_of_others_is_replaced(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "street-fp32-64x96.onnx"
+    target.parent.mkdir()
+    shutil.copy(model, target)
+    with pytest.raises(UsageError, match="no build wrote it"):
+        build([model], target.parent, BuildRequest())
+    assert target.read_bytes() == model.read_bytes()
+    assert build([model], target.parent, BuildRequest(force=True))[0].made == ("onnx",)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        build([model], tmp_path / "file" / "out", BuildRequest())
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (BuildRequest(precisions=("fp8",)), "fp8"),
+        (BuildRequest(precisions=("int8",)), "--calib"),
+        (BuildRequest(size_hw=(32, 32)), "--size"),
+    ],
+)
+def test_contradictions(model: Path, tmp_path: Path, request_: BuildRequest, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        build([model], tmp_path / "out", request_)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_fp16_file_is_no_source_for_others(model: Path, trained: Path, tmp_path: Path) -> None:
+    (typed,) = build([model], tmp_path / "out", BuildRequest(precisions=("fp16",)))
+    with pytest.raises(UsageError, match="cannot become fp32"):
+        build([typed.onnx], tmp_path / "out", BuildRequest(precisions=("fp32",)))
+    with pytest.raises(UsageError, match="gate compares with FP32"):
+        build([typed.onnx], tmp_path / "out", BuildRequest(gate=GateRequest(data=trained / "data")))
+    other = tmp_path / "other" / "street.onnx"
+    other.parent.mkdir()
+    shutil.copy(model, other)
+    with pytest.raises(UsageError, match="same name"):
+        build([model, other], tmp_path / "out", BuildRequest())
+
+
+def test_sensitivity_has_a_row_for_each_layer_that_is_not_kept(model: Path, trained: Path, capsys: Any) -> None:
+    frames = tuple(sorted((trained / "data" / "images" / "train").iterdir())) * 2
+    how = Quantisation(frames=frames, method="minmax", keep=("backbone.s[0-9]*",))
+    ((name, rows),) = sensitivity([model], BuildRequest(quantisation=how))
+    assert name == str(model)
+    assert [row.layer for row in rows] == ["backbone.stem.1.0"]
+    assert 0.5 < rows[0].alone <= 1
+    with pytest.raises(UsageError, match="--calib"):
+        sensitivity([model], BuildRequest())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--gate d --gate-frames e",
+        "--max-miou-drop 0.1",
+        "--min-agreement 0.9",
+        "--plugin a.so --no-plugin",
+        "--gate-frames {tmp}/*.nothing",
+        "--calib {tmp}/nowhere",
+        "--dynamic-batch 4,2,1",
+        "--opt-level 6",
+        "--workspace 0",
+        "--sensitivity",
+    ],
+)
+def test_arguments_that_contradict_are_usage_errors(line: str, model: Path, tmp_path: Path, capsys: Any) -> None:
+    argv = ["build", str(model), "-o", str(tmp_path / "out"), *line.format(tmp=tmp_path).split()]
+    try:
+        code = main(argv)
+    except SystemExit as exc:
+        code = int(exc.code or 0)
+    assert code == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

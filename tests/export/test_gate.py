@@ -1,0 +1,123 @@
+"""The gate: borders, shares, limits; every verdict on labels whose answer is known by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcn_edge import street
+from fcn_edge.contract import Contract
+from fcn_edge.dataset import open_dataset
+from fcn_edge.errors import DataError, GateError, ModelError, UsageError
+from fcn_edge.export.gate import GateRequest, compare, near_border, open_gate, require_gate
+from fcn_edge.pixels import write_png
+from fcn_edge.runtime.engine import Engine
+from fcn_edge.runtime.sidecar import Gate
+
+
+class Painted(Engine):
+    """Answers with given labels, whatever the frame."""
+
+    backend = "painted"
+
+    def __init__(self, contract: Contract, labels: np.ndarray) -> None:
+        super().__init__(contract, "fp32")
+        self._labels = labels
+
+    def _segment(self, image_bgr: np.ndarray) -> tuple[np.ndarray, float]:
+        return self._labels.copy(), 0.0
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    street.write_dataset(tmp_path / "data", train=1, val=2, size_hw=(64, 96))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def contract(data: Path) -> Contract:
+    dataset = open_dataset(data)
+    names, palette = dataset.class_names, dataset.palette
+    return Contract("x", (64, 96), names, palette, (0, 0, 0), (1, 1, 1), (8,), ignore_id=255)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 2), (9, 13), (40, 30)])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_borders_are_those_of_a_plain_search(shape: tuple[int, int], classes: int) -> None:
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, classes, (shape[0] // 8 + 1, shape[1] // 8 + 1), np.uint8)
+    labels = np.ascontiguousarray(blocks.repeat(8, 0).repeat(8, 1)[: shape[0], : shape[1]])
+    expected = np.zeros(shape, bool)
+    for y, x in np.ndindex(shape):
+        window = labels[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        expected[y, x] = (window != labels[y, x]).any()
+    np.testing.assert_array_equal(near_border(labels), expected)
+
+
+def test_shares_and_miou_of_a_known_mistake(data: Path, contract: Contract) -> None:
+    frames = open_gate(GateRequest(data=data, max_miou_drop=0.01), contract)
+    left_right = np.zeros((64, 96), np.uint8)
+    left_right[:, 48:] = 1
+    wrong = left_right.copy()
+    wrong[:, 49] = 0  # a column on the border
+    wrong[10:14, 10:20] = 2  # a patch inside
+    gate = compare(Painted(contract, left_right), Painted(contract, wrong), frames, "openvino")
+    assert gate.frames == 2
+    assert gate.agreement == pytest.approx(1 - (64 + 40) / (64 * 96))
+    assert gate.agreement_inside == pytest.approx(1 - 40 / (64 * 92))
+    assert gate.miou_fp32 is not None
+    assert gate.miou is not None
+    same = compare(Painted(contract, wrong), Painted(contract, wrong), frames, "openvino")
+    assert (same.agreement, same.agreement_inside, same.miou) == (1.0, 1.0, gate.miou)
+    require_gate(same, "x-fp16.onnx")
+
+
+GOOD = Gate(ran="openvino", frames=3, frames_sha256="", agreement=0.99, agreement_inside=0.999, miou=0.5, miou_fp32=0.6)
+
+
+@pytest.mark.parametrize(
+    ("limits", "passes"),
+    [
+        ({}, True),
+        ({"max_miou_drop": 0.11}, True),
+        ({"max_miou_drop": 0.09}, False),
+        ({"max_miou_drop": -1.0}, False),
+        ({"max_miou_drop": float("nan")}, False),
+        ({"min_agreement": 0.99}, True),
+        ({"min_agreement": 0.9901}, False),
+        ({"max_miou_drop": 0.11, "min_agreement": 0.995}, False),
+    ],
+)
+def test_limits(limits: dict[str, float], passes: bool) -> None:
+    gate = replace(GOOD, **limits)
+    if passes:
+        require_gate(gate, "x-int8.onnx")
+    else:
+        with pytest.raises(GateError, match=r"x-int8\.onnx fails its gate .* on the CPU.* 3 frames; keep layers out"):
+            require_gate(gate, "x-int8.onnx")
+
+
+def test_frames_without_masks(tmp_path: Path, contract: Contract) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    write_png(tmp_path / "a.png", image)
+    frames = open_gate(GateRequest(frames=(tmp_path / "a.png",), min_agreement=0.5), contract)
+    labels = np.zeros((64, 96), np.uint8)
+    gate = compare(Painted(contract, labels), Painted(contract, labels), frames, "tensorrt")
+    assert (gate.agreement, gate.miou, gate.miou_fp32, gate.ran) == (1.0, None, None, "tensorrt")
+    before = frames.sha256
+    write_png(tmp_path / "a.png", 255 - image)
+    assert open_gate(frames.request, contract).sha256 != before
+
+
+def test_what_cannot_be_compared(data: Path, contract: Contract) -> None:
+    renamed = replace(contract, class_names=tuple(f"{name}!" for name in contract.class_names))
+    with pytest.raises(ModelError, match="classes"):
+        open_gate(GateRequest(data=data), renamed)
+    with pytest.raises(UsageError, match="nowhere"):
+        open_gate(GateRequest(data=data, split="nowhere"), contract)
+    next((data / "masks" / "val").iterdir()).unlink()
+    with pytest.raises(DataError, match="incomplete"):
+        open_gate(GateRequest(data=data), contract)

@@ -1,0 +1,75 @@
+"""Which TensorRT is taken and which is refused, with modules that are as empty as the question allows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcn_edge.errors import MissingError
+from fcn_edge.runtime.tensorrt_library import PLUGIN_FILE, PLUGIN_VARIABLE, find_plugin
+
+PROGRAM = """
+from fcn_edge.errors import MissingError
+from fcn_edge.runtime.tensorrt_library import has_tensorrt, library_of, require_tensorrt
+print(has_tensorrt())
+try:
+    print(library_of(require_tensorrt()))
+except MissingError as exc:
+    print(exc)
+"""
+
+
+def found(folder: Path, **modules: str) -> tuple[str, str]:
+    """Whether a TensorRT is seen, and which, or the sentence, where only these modules are."""
+    for name, source in modules.items():
+        (folder / f"{name}.py").write_text(source)
+    call = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{PROGRAM}"]
+    lines = subprocess.run(call, capture_output=True, text=True, check=True).stdout.splitlines()
+    return lines[0], lines[1]
+
+
+def test_versions(tmp_path: Path) -> None:
+    cases = {
+        "10.3.0": "tensorrt 10.3.0",
+        "11.4.0.106": "tensorrt 11.4.0",
+        "10.16.1.post2": "tensorrt 10.16.1",
+    }
+    for version, expected in cases.items():
+        assert found(tmp_path, tensorrt=f"__version__ = '{version}'") == ("True", expected)
+    for version in ("8.6.1.6", "8.5.2", "10.0.1", "9.3.0"):
+        seen, sentence = found(tmp_path, tensorrt=f"__version__ = '{version}'")
+        assert seen == "True"
+        assert f"TensorRT {version} is too old: engines need 10.3, which comes with JetPack 6" in sentence
+
+
+def test_the_other_package_where_the_first_is_unusable(tmp_path: Path) -> None:
+    rtx = "__version__ = '1.2.0.54'"
+    assert found(tmp_path, tensorrt_rtx=rtx, tensorrt="__version__ = '8.6.1'") == ("True", "tensorrt_rtx 1.2.0")
+    broken = "raise ImportError('libnvinfer.so.10: cannot open shared object file')"
+    assert found(tmp_path, tensorrt_rtx=rtx, tensorrt=broken) == ("True", "tensorrt_rtx 1.2.0")
+    (tmp_path / "tensorrt_rtx.py").unlink()
+    assert "libnvinfer.so.10: cannot open shared object file" in found(tmp_path, tensorrt=broken)[1]
+
+
+def test_none_at_all() -> None:
+    lines = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
+    if lines.startswith("True"):
+        pytest.skip("TensorRT is installed here")
+    assert "TensorRT is not installed; on a Jetson it comes with JetPack 6" in lines
+
+
+def test_the_plugin_comes_from_where_the_user_pointed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, named = tmp_path / "given.so", tmp_path / "named.so"
+    given.touch()
+    named.touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / PLUGIN_FILE).touch()  # the folder of the moment is no such place
+    monkeypatch.setenv(PLUGIN_VARIABLE, str(named))
+    assert find_plugin(given) == given
+    assert find_plugin() == named
+    named.unlink()
+    with pytest.raises(MissingError, match=r"named\.so does not exist.*--no-plugin"):
+        find_plugin()
