@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from ..street import draw_street
-from .quantize import OnProgress, check_request, typed_onnx
+from .candidates import OnProgress
+from .quantize import check_request, typed_onnx
 from .to_onnx import onnx_from_checkpoint
 
 VERIFIED_HW = (360, 480)
