@@ -129,15 +129,17 @@ def test_a_failed_gate_leaves_nothing(run: Run, trained: Path, data: Path, tmp_p
 
 @pytest.mark.parametrize("batch", ["", "--dynamic-batch 1,2,4"])
 def test_the_fused_head_is_in_the_engine(
-    run: Run, request: pytest.FixtureRequest, trained: Path, data: Path, tmp_path: Path, batch: str
+    run: Run, plugin_library: Path, trained: Path, data: Path, tmp_path: Path, batch: str
 ):
-    library = request.getfixturevalue("plugin_library")
     out, calib = tmp_path / "engines", f"--calib {data}/images/train --method minmax --threads 1"
     line = f"build {trained}/model.onnx -o {out} --precision fp32,fp16,int8 {calib} {batch}"
-    by_option, by_variable = run(f"{line} --plugin {library}"), run(f"{line} --json", FCN_EDGE_PLUGIN=str(library))
+    by_option, by_variable = (
+        run(f"{line} --plugin {plugin_library}"),
+        run(f"{line} --json", FCN_EDGE_PLUGIN=str(plugin_library)),
+    )
     assert by_option[0]["code"] == 0, by_option[0]["err"]
     assert all(result["made"] == [] for result in json.loads(by_variable[0]["out"])["results"])
-    sha256 = hashlib.sha256(library.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(plugin_library.read_bytes()).hexdigest()
     for engine in engines_in(out).values():
         plugin = read_sidecar(engine).plugin
         assert plugin is not None
