@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..errors import GateError
 from ..runtime.cuda_driver import cuda_version
-from ..runtime.engine import open_engine
+from ..runtime.engine import Engine, open_engine
+from ..runtime.engine_tensorrt import TensorRtEngine
 from ..runtime.sidecar import Gate, Precision, Sidecar, sidecar_path, write_sidecar
 from .build_request import BuildRequest, Built
 from .engine_cache import engine_name, engine_state, sha256_of, typed_name
@@ -123,12 +124,19 @@ def _gate(
     if known is not None and (known.frames_sha256, known.ran) == (frames.sha256, ran):
         gate = replace(known, max_miou_drop=request.max_miou_drop, min_agreement=request.min_agreement)
     else:
-        threads, show = shop.request.threads, shop.on_progress
-        with open_engine(source.fp32(), threads=threads) as reference, open_engine(candidate, threads=threads) as other:
+        show = shop.on_progress
+        with open_engine(source.fp32(), threads=shop.request.threads) as reference, _opened(shop, candidate) as other:
             what = f"comparing {candidate.name} with FP32"
             gate = compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
     require_gate(gate, candidate.name)
     return gate
+
+
+def _opened(shop: Shop, candidate: Path) -> Engine:
+    """An engine with the very plugin that it was built with, or an ONNX file in the CPU engine."""
+    if candidate.suffix == ".engine":
+        return TensorRtEngine(candidate, plugin=shop.request.plugin)
+    return open_engine(candidate, threads=shop.request.threads)
 
 
 def _built(

@@ -107,11 +107,18 @@ def find_plugin(given: Path | None = None) -> Path:
         MissingError: if there is none.
     """
     named = given or (Path(os.environ[PLUGIN_VARIABLE]) if os.environ.get(PLUGIN_VARIABLE) else None)
-    path = named or _PACKAGE_FOLDER / PLUGIN_FILE
-    if path.is_file():
-        return path.resolve()
-    what = f"plugin library {path} does not exist" if named else f"this installation has no {PLUGIN_FILE}"
+    places = [named] if named else [folder / PLUGIN_FILE for folder in _package_folders()]
+    for path in places:
+        if path.is_file():
+            return path.resolve()
+    what = f"plugin library {named} does not exist" if named else f"this installation has no {PLUGIN_FILE}"
     raise MissingError(f"{what}, the fused head for TensorRT; {_PLUGIN_REMEDY}")
+
+
+def _package_folders() -> list[Path]:
+    """Where the package's files lie: an editable install keeps what is compiled apart from the sources."""
+    native = importlib.util.find_spec(f"{__name__.partition('.')[0]}._native")
+    return [_PACKAGE_FOLDER, *([Path(native.origin).parent] if native and native.origin else [])]
 
 
 def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:

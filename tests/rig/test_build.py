@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ import onnx
 import pytest
 
 from fcn_edge import street
-from fcn_edge.errors import ModelError
+from fcn_edge.errors import MissingError, ModelError
 from fcn_edge.runtime.sidecar import Sidecar, read_plan, read_sidecar, sidecar_path
+from fcn_edge.runtime.tensorrt_library import find_plugin
 
 pytest.importorskip("openvino")
 
@@ -180,8 +182,8 @@ REFUSALS = [
 
 
 def test_refusals_say_why_and_what_to_do(run: Run, trained: Path, strange: Path):
-    if (Path(street.__file__).parents[1] / "libfcn_edge_plugin.so").exists():
-        pytest.skip("this installation has the plugin, so its absence cannot be shown")
+    with contextlib.suppress(MissingError):
+        pytest.skip(f"this installation has the plugin, {find_plugin()}, so its absence cannot be shown")
     lines = [f"build {line.format(good=trained, bad=strange)} -o {strange}/out" for line, _, _ in REFUSALS]
     for (line, code, words), result in zip(REFUSALS, run(*lines), strict=True):
         assert result["code"] == code, (line, result["err"])
@@ -193,7 +195,7 @@ def test_refusals_say_why_and_what_to_do(run: Run, trained: Path, strange: Path)
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from fcn_edge.errors import ModelError
+from fcn_edge.errors import MissingError, ModelError
 from fcn_edge.export.to_engine import EngineBuilder
 from fcn_edge.runtime.sidecar import Options
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fcn_edge.errors import MissingError
+from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.tensorrt_library import PLUGIN_FILE, PLUGIN_VARIABLE, find_plugin
 
 PROGRAM = """
 from fcn_edge.errors import MissingError
+from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.tensorrt_library import has_tensorrt, library_of, require_tensorrt
 print(has_tensorrt())
 try:
@@ -70,6 +73,16 @@ def test_the_plugin_comes_from_where_the_user_pointed(tmp_path: Path, monkeypatc
     monkeypatch.setenv(PLUGIN_VARIABLE, str(named))
     assert find_plugin(given) == given
     assert find_plugin() == named
+    monkeypatch.setenv(PLUGIN_VARIABLE, "")
+    monkeypatch.setattr(tensorrt_library, "_PACKAGE_FOLDER", tmp_path / "sources")
+    compiled = SimpleNamespace(origin=str(tmp_path / "compiled" / "_native.so"))
+    monkeypatch.setattr(tensorrt_library.importlib.util, "find_spec", lambda name: compiled)
+    with pytest.raises(MissingError, match="this installation has no libfcn_edge_plugin"):
+        find_plugin()
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled" / PLUGIN_FILE).touch()  # as an editable install has it
+    assert find_plugin() == tmp_path / "compiled" / PLUGIN_FILE
+    monkeypatch.setenv(PLUGIN_VARIABLE, str(named))
     named.unlink()
     with pytest.raises(MissingError, match=r"named\.so does not exist.*--no-plugin"):
         find_plugin()
