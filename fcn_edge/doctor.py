@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import importlib.metadata
 import importlib.util
 import platform
@@ -14,6 +12,8 @@ from dataclasses import dataclass
 from . import __version__
 from .errors import MissingError
 from .pixels import require_cv2
+from .runtime.cuda_driver import cuda_version, find_gpu
+from .runtime.tensorrt_library import find_plugin
 from .skip_head import native_targets
 
 
@@ -46,6 +46,7 @@ def examine() -> list[Finding]:
         _package("onnxruntime", "verifying exports", "pip install 'fcn-edge[train]'"),
         _gpu(),
         _tensorrt(),
+        _plugin(),
         _package("pycuda", "GPU engine", "pip install 'fcn-edge[gpu]' (needs the CUDA toolkit's headers)"),
         *_power_mode(),
     ]
@@ -88,18 +89,18 @@ def _package(name: str, use: str, remedy: str) -> Finding:
 
 
 def _gpu() -> Finding:
-    remedy = "install NVIDIA's driver, or use the CPU engine (.onnx models)"
-    library = ctypes.util.find_library("cuda")
-    if library is None:
-        return Finding("NVIDIA GPU", False, "no CUDA driver", remedy)
-    driver, count = ctypes.CDLL(library), ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return Finding("NVIDIA GPU", False, "CUDA driver without a device", remedy)
-    name, major, minor = ctypes.create_string_buffer(128), ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGetName(name, 128, 0)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    return Finding("NVIDIA GPU", True, f"{name.value.decode()}, sm_{major.value}{minor.value}, {count.value} device(s)")
+    gpu = find_gpu()
+    if gpu is None:
+        remedy = "install NVIDIA's driver, or use the CPU engine (.onnx models)"
+        return Finding("NVIDIA GPU", False, "no CUDA driver, or no device that it may use", remedy)
+    return Finding("NVIDIA GPU", True, f"{gpu.name}, sm_{gpu.sm}, driver for CUDA {cuda_version()}")
+
+
+def _plugin() -> Finding:
+    try:
+        return Finding("fused head for TensorRT", True, find_plugin().name)
+    except MissingError as exc:
+        return Finding("fused head for TensorRT", False, "GPU engines with the fused head", str(exc))
 
 
 def _tensorrt() -> Finding:

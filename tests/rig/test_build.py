@@ -17,6 +17,7 @@ import pytest
 
 from fcn_edge import street
 from fcn_edge.errors import MissingError, ModelError
+from fcn_edge.export.to_onnx import write_onnx
 from fcn_edge.runtime.sidecar import Sidecar, read_plan, read_sidecar, sidecar_path
 from fcn_edge.runtime.tensorrt_library import find_plugin
 
@@ -129,6 +130,28 @@ def test_a_failed_gate_leaves_nothing(run: Run, trained: Path, data: Path, tmp_p
     assert list(out.iterdir()) == []
 
 
+@pytest.fixture(scope="session")
+def s_onnx(lively_model: Any, contract_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default network, ``s``, as an FP32 file at a size that is no multiple of its strides."""
+    model = lively_model("fcn8s-edge-s", 11)
+    return write_onnx(model, contract_of(model, (90, 120)), tmp_path_factory.mktemp("s") / "s.onnx")
+
+
+@pytest.mark.parametrize("head", ["unfused", "fused"])
+def test_s_in_three_precisions(
+    head: str, run: Run, s_onnx: Path, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
+    plugin = f"--plugin {request.getfixturevalue('plugin_library')}" if head == "fused" else "--no-plugin"
+    line = f"build {s_onnx} -o {tmp_path} --precision fp32,fp16,int8 --calib {data}/images/train --method minmax"
+    (result,) = run(f"{line} {plugin} --threads 1")
+    assert result["code"] == 0, result["err"]
+    assert set(engines_in(tmp_path)) == {"fp32", "fp16", "int8"}
+    for precision, engine in engines_in(tmp_path).items():
+        sidecar = read_sidecar(engine)
+        assert sidecar.precision.found[precision] > (0.8 if precision == "int8" else 0.99)
+        assert (sidecar.plugin is not None) == (head == "fused")
+
+
 @pytest.mark.parametrize("batch", ["", "--dynamic-batch 1,2,4"])
 def test_the_fused_head_is_in_the_engine(
     run: Run, plugin_library: Path, trained: Path, data: Path, tmp_path: Path, batch: str
@@ -196,6 +219,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from fcn_edge.errors import MissingError, ModelError
+from fcn_edge.export.to_onnx import write_onnx
 from fcn_edge.export.to_engine import EngineBuilder
 from fcn_edge.runtime.sidecar import Options
 
