@@ -75,11 +75,13 @@ def _doctor(args: argparse.Namespace) -> None:
     if args.json:
         _print_json({"findings": findings})
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("", "what", "seen", "to close the gap")
     for finding in findings:
-        table.add_row("[green]yes" if finding.found else "[yellow]no", finding.name, finding.detail, finding.remedy)
+        mark = "[green]yes" if finding.found else "[yellow]no"
+        table.add_row(mark, finding.name, escape(finding.detail), escape(finding.remedy))  # fcn-edge[gpu] is no markup
     _print_table(table)
 
 
