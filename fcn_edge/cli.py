@@ -6,6 +6,7 @@ Progress and logs go to stderr, results to stdout; ``--json`` prints exactly one
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fcn-edge: stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # who reads the output, such as head, has seen enough; nothing is left to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
