@@ -21,6 +21,7 @@ from .record import write_record
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
 _NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
+_TERMINAL = ("model", "precision", "p50 ms", "p99", "fps", "speed", "RSS MiB", "GPU MiB", "mIoU")
 
 
 def write_report(payload: dict[str, Any], folder: Path, force: bool = False) -> list[Path]:
@@ -59,13 +60,14 @@ def check_folder(folder: Path, force: bool = False) -> None:
 
 
 def bench_table(payload: dict[str, Any]) -> Table:
-    """The results for a terminal."""
-    table = Table(title="frame in host memory to labels in host memory")
+    """The results for a terminal of 80 columns; the report has more of them."""
+    table = Table(title="frame in host memory to labels in host memory", padding=0)
     header, rows = _result_rows(payload["results"])
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index > 2 else "left", overflow="fold")
+    shown = [index for index, name in enumerate(header) if name in _TERMINAL]
+    for index in shown:
+        table.add_column(header[index], justify="right" if index > 2 else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[index] for index in shown))
     return table
 
 
