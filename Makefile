@@ -12,6 +12,7 @@ NATIVE := $(shell find cpp_plugins -name '*.cpp' -o -name '*.h' -o -name '*.cu' 
 FORMATTED := $(filter %.cpp %.h %.cu,$(NATIVE)) $(wildcard tests/*/*.cpp)
 PYTHON_DIRS := fcn_edge export benchmarks tests
 TYPED := build/typed
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo test check format aarch64 clean
 

@@ -364,6 +364,7 @@ def test_golden_tables_on_aarch64(tmp_path: Path):
     make = ["make", "-f", "cpp_plugins/aarch64.mk", f"AARCH64_BUILD={tmp_path}"]
     done = subprocess.run(make, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "100% tests passed out of 1" in done.stdout
+    assert "100% tests passed" in done.stdout
+    assert "out of 1" in done.stdout
     kernel = next(tmp_path.rglob("skip_head_golden"))
     assert kernel.read_bytes()[18:20] == b"\xb7\x00", "not an aarch64 program"
