@@ -1,0 +1,135 @@
+"""Layouts, classes, holdout, and every problem of a data set in one list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcn_edge import dataset
+from fcn_edge.errors import DataError, UsageError
+from fcn_edge.pixels import write_png
+
+
+def put(path: Path, value: int = 0, size_hw: tuple[int, int] = (4, 6), channels: int = 0) -> None:
+    write_png(path, np.full((*size_hw, channels) if channels else size_hw, value, np.uint8))
+
+
+@pytest.fixture
+def camvid_like(tmp_path: Path) -> Path:
+    for split, names in {"train": ("a_1", "a_2", "b_1"), "val": ("c_1",)}.items():
+        for name in names:
+            put(tmp_path / split / f"{name}.png", 50, channels=3)
+            put(tmp_path / f"{split}annot" / f"{name}.png", 3)
+    return tmp_path
+
+
+def test_camvid(camvid_like: Path) -> None:
+    put(camvid_like / "valannot" / "c_1.png", 11)
+    data = dataset.open_dataset(camvid_like)
+    assert (data.layout, len(data.class_names), data.ignore_id) == ("camvid", 11, 255)
+    assert {split: len(samples) for split, samples in data.splits.items()} == {"train": 3, "val": 1, "test": 0}
+    dataset.check(data, ["train", "val"])
+    assert (dataset.read_sample(data, data.samples("train")[0])[1] == 3).all()
+    assert (dataset.read_sample(data, data.samples("val")[0])[1] == 255).all()  # 11 is void
+    with pytest.raises(UsageError, match="train, val"):
+        data.samples("test")
+
+
+def test_a_holdout_leaves_train_and_becomes_val(camvid_like: Path) -> None:
+    data = dataset.open_dataset(camvid_like, holdout="a")
+    assert [sample.name for sample in data.samples("train")] == ["b_1"]
+    assert [sample.name for sample in data.samples("val")] == ["a_1", "a_2"]
+    with pytest.raises(UsageError, match=r"takes 0 of 3 train images; sequences are: a, b"):
+        dataset.open_dataset(camvid_like, holdout="z")
+
+
+def test_classes_are_chosen_and_merged(camvid_like: Path) -> None:
+    data = dataset.open_dataset(camvid_like, classes=("Car", "ground=Road+Pavement"))
+    assert data.class_names == ("Car", "ground")
+    assert data.palette == (dataset.CAMVID["Car"], dataset.CAMVID["Road"])
+    assert (data.id_map[8], data.id_map[3], data.id_map[4], data.id_map[0], data.id_map[11]) == (0, 1, 1, 255, 255)
+    assert data.id_map[12] == -1
+    for choice, words in {("Unicorn",): "no class", ("Car", "Car"): "twice", ("Car", "x=Car"): "already"}.items():
+        with pytest.raises(UsageError, match=words):
+            dataset.open_dataset(camvid_like, classes=choice)
+
+
+@pytest.mark.parametrize(("ending", "raw", "expected"), [("TrainIds", 13, 13), ("Ids", 26, 13), ("Ids", 5, 255)])
+def test_cityscapes(tmp_path: Path, ending: str, raw: int, expected: int) -> None:
+    put(tmp_path / "leftImg8bit" / "val" / "ulm" / "ulm_000_019_leftImg8bit.png", 9, channels=3)
+    put(tmp_path / "gtFine" / "val" / "ulm" / f"ulm_000_019_gtFine_label{ending}.png", raw)
+    data = dataset.open_dataset(tmp_path)
+    assert (data.layout, len(data.class_names)) == ("cityscapes", 19)
+    assert data.class_names[13] == "car"
+    assert (dataset.read_sample(data, data.samples("val")[0])[1] == expected).all()
+
+
+def test_plain(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "train" / "1.png", 9, channels=3)
+    put(tmp_path / "masks" / "train" / "1.png", 200)
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["road", "car"], "ignore_id": 200}))
+    data = dataset.open_dataset(tmp_path)
+    assert (data.layout, data.class_names) == ("plain", ("road", "car"))
+    assert (dataset.read_sample(data, data.samples("train")[0])[1] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (None, "is missing"),
+        ("{", "cannot be used"),
+        ('{"names": []}', "names 0 classes"),
+        ('{"names": ["a", "a"]}', "different names"),
+        ('{"names": ["a"], "palette": [[0, 0, 300]]}', "from 0 to 255"),
+        ('{"names": ["a", "b"], "ignore_id": 1}', "ignore_id 1"),
+        ('{"names": ["a"], "colour": 1}', "colour"),
+    ],
+)
+def test_a_bad_classes_file(tmp_path: Path, classes: str | None, words: str) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+    if classes is not None:
+        (tmp_path / "classes.json").write_text(classes)
+    with pytest.raises(UsageError, match=words):
+        dataset.open_dataset(tmp_path)
+
+
+def test_256_classes_leave_no_id_to_ignore(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "train" / "1.png", 9, channels=3)
+    put(tmp_path / "masks" / "train" / "1.png", 255)
+    (tmp_path / "classes.json").write_text(json.dumps({"names": [str(number) for number in range(256)]}))
+    data = dataset.open_dataset(tmp_path)
+    assert data.ignore_id is None
+    assert len(set(data.palette)) == 256
+    assert (dataset.read_sample(data, data.samples("train")[0])[1] == 255).all()
+
+
+def test_every_problem_is_listed(camvid_like: Path) -> None:
+    train, annot = camvid_like / "train", camvid_like / "trainannot"
+    (annot / "a_1.png").unlink()
+    put(annot / "extra.png", 0)
+    put(annot / "a_2.png", 0, (4, 7))
+    put(annot / "b_1.png", 99)
+    put(train / "d_1.png", 9, channels=3)
+    put(annot / "d_1.png", 9, channels=3)
+    put(annot / "e_1.png", 0)
+    (train / "e_1.png").write_bytes((train / "b_1.png").read_bytes()[:40])
+    with pytest.raises(DataError) as caught:
+        dataset.check(dataset.open_dataset(camvid_like), ["train", "val"])
+    problems = caught.value.problems
+    for words in ("a_1.png has no mask", "extra.png has no image", "4x6 and 4x7", "holds ids [99]", "3 channels",
+                  "e_1.png is no readable image"):  # fmt: skip
+        assert sum(words in problem for problem in problems) == 1, words
+    assert len(problems) == 6
+    assert all(problem in str(caught.value) for problem in problems)
+
+
+def test_no_layout(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(UsageError, match=r"no known layout .*pictures"):
+        dataset.open_dataset(tmp_path)
+    with pytest.raises(UsageError, match="does not exist"):
+        dataset.open_dataset(tmp_path / "missing")

@@ -1,0 +1,44 @@
+"""Metrics against counts made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fcn_edge.metrics import confusion, miou, per_class_iou, pixel_accuracy
+
+TARGET = np.array([[0, 0, 1, 1], [2, 255, 255, 0]], np.uint8)
+PRED = np.array([[0, 1, 1, 1], [0, 2, 1, 0]], np.uint8)
+
+
+def test_by_hand() -> None:
+    matrix = confusion(PRED, TARGET, 4)
+    assert matrix.tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert matrix.dtype == np.int64
+    assert per_class_iou(matrix)[:3].tolist() == [0.5, 2 / 3, 0.0]
+    assert math.isnan(per_class_iou(matrix)[3])  # in neither labels nor prediction
+    assert miou(matrix) == pytest.approx((0.5 + 2 / 3 + 0) / 3)
+    assert pixel_accuracy(matrix) == pytest.approx(4 / 6)
+
+
+def test_nothing_counts() -> None:
+    matrix = confusion(PRED, np.full_like(PRED, 255), 3)
+    assert matrix.sum() == 0
+    assert math.isnan(miou(matrix))
+    assert math.isnan(pixel_accuracy(matrix))
+
+
+def test_all_256_ids_can_be_classes() -> None:
+    ids = np.arange(256, dtype=np.uint8)
+    assert miou(confusion(ids, ids, 256, ignore_id=None)) == 1
+
+
+def test_refusals_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"pred has shape \(2,\)"):
+        confusion(np.zeros(2, np.uint8), np.zeros(3, np.uint8), 2)
+    with pytest.raises(ValueError, match="pred has ids 2 to 2"):
+        confusion(np.full_like(PRED, 2), np.zeros_like(PRED), 2)
+    with pytest.raises(ValueError, match="or 255 to ignore"):
+        confusion(np.zeros_like(TARGET), TARGET, 2)
