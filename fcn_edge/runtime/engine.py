@@ -161,7 +161,7 @@ def _path(model: str) -> Path:
             f"export it first: fcn-edge export {model} -o {path.with_suffix('.onnx')}"
         )
     if path.suffix not in (".onnx", ".engine"):
-        names = ", ".join(shipped) or "none yet"
+        names = ", ".join(shipped)
         raise UsageError(
             f"model '{model}' is unknown; expected a file that ends in .onnx or .engine, "
             f"or a model that ships with this release ({names})"

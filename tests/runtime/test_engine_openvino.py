@@ -168,7 +168,7 @@ def test_file_cut_anywhere_is_refused(hand_model, tmp_path):
         ("there.engine", b"plan", ModelError, "there.engine.json"),
         ("there.pt", b"", UsageError, "fcn-edge export"),
         ("there.txt", b"", UsageError, "unknown"),
-        ("foo", None, UsageError, "none yet"),
+        ("foo", None, UsageError, "camvid-n"),
     ],
 )
 def test_bad_model_arguments(tmp_path, monkeypatch, name, content, error, said):

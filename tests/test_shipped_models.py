@@ -1,0 +1,42 @@
+"""The models that ship with the package: named, loadable, and as good as their record says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fcn_edge import street
+from fcn_edge.benchmarks.accuracy import evaluate
+from fcn_edge.dataset import CAMVID, open_dataset
+from fcn_edge.runtime import open_engine
+from fcn_edge.runtime.engine import shipped_models
+
+RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
+
+
+def test_names_and_cards() -> None:
+    assert "camvid-n" in shipped_models()
+    for path in shipped_models().values():
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert all(word in card for word in ("research", "0006R0", "Params", "Licence"))
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_it_runs_on_a_frame_of_any_size(name: str) -> None:
+    frame, truth = street.draw_street(3, 1.0, (333, 517))
+    with open_engine(name, threads=1) as engine:
+        assert engine.contract.class_names == tuple(CAMVID)
+        labels = engine.infer(frame)
+    road = street.CLASS_NAMES.index("Road")
+    assert labels.shape == truth.shape
+    assert (labels[truth == road] == road).mean() > 0.5  # a drawn road is a road to a network that knows photographs
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_it_is_what_its_record_describes(name: str, camvid: Path) -> None:
+    record = json.loads((RECORDS / f"{name}.json").read_text())
+    with open_engine(name, threads=1) as engine:
+        result = evaluate(engine, open_dataset(camvid), "val")
+    assert result["miou"] == pytest.approx(record["eval"]["val"]["miou"], abs=0.005)
