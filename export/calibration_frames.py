@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset import open_dataset
 from ..errors import DataError, UsageError
-from ..pixels import IMAGE_SUFFIXES, Image, fit_image, read_image
+from ..pixels import Image, fit_image, read_image
+from .frame_files import images_in
 
 LEAST_FRAMES = 8
 _EVERY = 3  # each third frame is held out, so that both parts see all of the material
@@ -74,7 +74,4 @@ def _paths(calib: Path | Sequence[Path]) -> list[Path]:
         return list(calib)
     if not calib.is_dir():
         raise UsageError(f"{calib} is no folder; give --calib a folder of images or a data set")
-    images = sorted(path for path in calib.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if images or not any(path.is_dir() for path in calib.iterdir()):
-        return images
-    return [sample.image for sample in open_dataset(calib).samples("train")]
+    return images_in(calib)

@@ -19,9 +19,7 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
     """
     path = Path(where)
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if _is_image(file))
-        if not found and any(entry.is_dir() for entry in path.iterdir()):
-            found = [sample.image for sample in open_dataset(path).samples("train")]
+        found = images_in(path)
     elif path.is_file():
         found = [path]
     else:
@@ -32,6 +30,14 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
             f"'{where}' names no image; give a folder of images, a data set, or a glob such as 'clip/*.png'"
         )
     return tuple(found)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Images of a folder in the order of their names; or of a data set's split ``train``; maybe none."""
+    found = sorted(file for file in folder.iterdir() if _is_image(file))
+    if found or not any(entry.is_dir() for entry in folder.iterdir()):
+        return found
+    return [sample.image for sample in open_dataset(folder).samples("train")]
 
 
 def files_sha256(files: Sequence[Path]) -> str:
