@@ -11,22 +11,21 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .. import __version__
 from ..contract import MAX_SIDE, METADATA_KEY, Contract, json_from_contract
 from ..errors import ModelError, UsageError
 from ..model.fcn import FCN
+from ..model.folding import folded
 from ..pixels import Image, replaced
 from ..training.checkpoint import model_from_checkpoint
 from .skip_head_onnx import DOMAIN, IR_VERSION, OPSET, skip_head_function, skip_head_node
@@ -168,7 +167,7 @@ class _FrameToScores(nn.Module):
 def _traced(model: FCN, size_hw: tuple[int, int]) -> onnx.ModelProto:
     """Torch's trace of a model up to its scores, tidied: no batch norms, constants as initializers, readable names."""
     net = copy.deepcopy(model).cpu().float().eval()
-    net.backbone = _folded(net.backbone)
+    net.backbone = folded(net.backbone)
     strides = net.strides
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -187,38 +186,6 @@ def _traced(model: FCN, size_hw: tuple[int, int]) -> onnx.ModelProto:
     proto = program.model_proto
     _tidy(proto.graph)
     return proto
-
-
-def _folded(backbone: nn.Module) -> torch.fx.GraphModule:
-    """A backbone in eval mode with each batch norm that follows a convolution folded into it; names are kept."""
-    # torch.fx.experimental.optimization.fuse does the same, but importing it warns of deprecation.
-    tracer = _Tracer()
-    traced = torch.fx.GraphModule(backbone, tracer.trace(backbone))
-    modules = dict(traced.named_modules())
-    for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
-            continue
-        before = node.args[0]
-        conv = modules.get(before.target) if before.op == "call_module" else None
-        if isinstance(conv, nn.Conv2d) and len(before.users) == 1:
-            traced.set_submodule(before.target, fuse_conv_bn_eval(conv, modules[node.target]))
-            node.replace_all_uses_with(before)
-            traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
-
-
-class _Tracer(torch.fx.Tracer):
-    """Looks through every Sequential, since a slice of one is no submodule of the backbone and has no name."""
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """The module's answer as a node of the graph."""
-        if isinstance(m, nn.Sequential):
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from fcn_edge.errors import GateError, ModelError, UsageError  # noqa: E402
 from fcn_edge.export import to_onnx  # noqa: E402
 from fcn_edge.export.to_onnx import onnx_from_checkpoint, onnx_from_model, resized, write_onnx  # noqa: E402
 from fcn_edge.export.verify import noise_frames, verify  # noqa: E402
-from fcn_edge.model.fcn import make_model, model_names  # noqa: E402
 from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
 
@@ -96,17 +95,6 @@ def test_graph_is_fit_for_tensorrt(described) -> None:
     assert {"backbone.s8.block0.body.0.0", "score_convs.0", "skip_head"} <= set(names)
     outputs = [name for node in graph.node for name in node.output]
     assert len({*outputs, *(tensor.name for tensor in graph.initializer)}) == len(outputs) + len(graph.initializer)
-
-
-@pytest.mark.parametrize("name", sorted({name.split("-", 1)[1] for name in model_names()}))
-def test_batch_norms_fold_in_every_backbone(name) -> None:
-    with torch.device("meta"):  # shapes without values: VGG alone would be half a gigabyte
-        backbone = make_model(f"fcn32s-{name}", 3).backbone.eval()
-    folded = to_onnx._folded(backbone)
-    assert "BatchNorm2d" not in {type(module).__name__ for module in folded.modules()}
-    before = {path for path, module in backbone.named_modules() if isinstance(module, torch.nn.Conv2d)}
-    after = {path for path, module in folded.named_modules() if isinstance(module, torch.nn.Conv2d)}
-    assert after == before
 
 
 def test_file_holds_nothing_of_this_machine_and_is_the_same_each_time(tmp_path, lively_model, contract_of) -> None:

@@ -1,0 +1,60 @@
+"""Batch norm folded into the convolutions before it, as inference wants it; knows nothing about files or training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def folded(backbone: nn.Module) -> torch.fx.GraphModule:
+    """A backbone in eval mode with each batch norm that follows a convolution folded into it; names are kept."""
+    # torch.fx.experimental.optimization.fuse does the same, but importing it warns of deprecation.
+    graph = traced(backbone)
+    modules = dict(graph.named_modules())
+    for conv, norm in _pairs(graph):
+        fused = fuse_conv_bn_eval(modules[conv.target], modules[norm.target])
+        graph.set_submodule(conv.target, fused)
+        norm.replace_all_uses_with(conv)
+        graph.graph.erase_node(norm)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def traced(backbone: nn.Module) -> torch.fx.GraphModule:
+    """The backbone as a graph of its convolutions, norms and sums; it shares the backbone's modules."""
+    return torch.fx.GraphModule(backbone, _Tracer().trace(backbone))
+
+
+def conv_norm_pairs(backbone: nn.Module) -> list[tuple[str, str]]:
+    """Names of each convolution that only a batch norm reads, and of that batch norm."""
+    return [(conv.target, norm.target) for conv, norm in _pairs(traced(backbone))]
+
+
+def _pairs(graph: torch.fx.GraphModule) -> list[tuple[Any, Any]]:
+    """The graph's nodes of each convolution that only a batch norm reads, and of that batch norm."""
+    modules = dict(graph.named_modules())
+    found = []
+    for norm in graph.graph.nodes:
+        if norm.op != "call_module" or not isinstance(modules[norm.target], nn.BatchNorm2d):
+            continue
+        conv = norm.args[0]
+        if conv.op == "call_module" and isinstance(modules[conv.target], nn.Conv2d) and len(conv.users) == 1:
+            found.append((conv, norm))
+    return found
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks through every Sequential, since a slice of one is no submodule of the backbone and has no name."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The module's answer as a node of the graph."""
+        if isinstance(m, nn.Sequential):
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
