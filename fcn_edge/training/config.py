@@ -132,8 +132,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         dropout: probability of dropping a feature channel before it is scored.
         bn_momentum: share of a batch in the running statistics of batch norm.
         freeze_bn: batch norm keeps the statistics and factors it starts with.
-        init: weights to start from: a checkpoint (.pt), taken where name and shape fit, or a classifier's state dict
-            (.pth), taken for the backbone.
+        init: weights to start from: a checkpoint (.pt), taken where name and shape fit, or grown if it is that of a
+            smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.

@@ -14,6 +14,7 @@ import torch
 
 from .. import __version__
 from ..contract import Contract
+from ..model.grow import can_grow, grown_state
 from .batches import iter_order
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import TrainConfig
@@ -249,7 +250,12 @@ def _start_from(learner: Learner, path: Path) -> None:
         report = learner.start_from_classifier(path)
         log.info("took %d tensors from %s; %d start afresh", len(report.loaded), path, len(report.missing))
         return
-    taken, fresh = learner.start_from(load_checkpoint(path).ema)
+    checkpoint = load_checkpoint(path)
+    state, before = checkpoint.ema, checkpoint.contract.model
+    if can_grow(before, learner.model.name):
+        log.info("%s grows into %s", before, learner.model.name)
+        state = grown_state(state, before, learner.model)
+    taken, fresh = learner.start_from(state)
     log.info("took %d tensors from %s; %d start afresh: %s", len(taken), path, len(fresh), ", ".join(fresh[:8]))
 
 
