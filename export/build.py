@@ -11,7 +11,7 @@ from ..runtime.engine import shipped_models
 from ..runtime.tensorrt_library import find_plugin, has_tensorrt
 from .build_one import Shop, build_one
 from .build_request import BuildRequest, Built
-from .candidates import MAX_FRAMES
+from .candidates import AUTO, MAX_FRAMES
 from .engine_cache import PRECISIONS, typed_name
 from .model_source import ModelSource
 from .sensitivity import LayerSensitivity
@@ -132,7 +132,11 @@ def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
                 "the FP32 file that it was made from"
             )
         if precision == "int8" and source.precision == "fp32" and not request.quantisation.frames:
-            raise UsageError("int8 needs frames to measure the ranges of activations: give a folder with --calib DIR")
+            from .quantize import LEARNED, require_frames
+
+            how = request.quantisation
+            learned = how.method in (AUTO, LEARNED) and source.learned
+            require_frames(precision, how.min_agreement, learned)
     if request.gate and source.precision != "fp32":
         raise UsageError(f"{source.path} is {source.precision}, the gate compares with FP32: give the FP32 file")
     return wanted

@@ -78,6 +78,17 @@ class ModelSource:
         work.mkdir(parents=True, exist_ok=True)
 
     @cached_property
+    def learned(self) -> bool:
+        """Whether it holds steps of quantisation-aware training."""
+        if self.path.suffix == ".pt":
+            from ..training.checkpoint import load_checkpoint
+
+            return load_checkpoint(self.path).config.qat
+        from .quantize import learned_scales
+
+        return bool(learned_scales(load_onnx(self.path)))
+
+    @cached_property
     def sha256(self) -> str:
         """Of the file."""
         return sha256_of(self.path)
@@ -146,8 +157,9 @@ def make_typed(
         shutil.copyfile(source.fp32(), fresh)
     else:
         report = _quantised(source.fp32(), fresh, precision, how, threads, on_progress)
-        if report.method is not None and report.agreement is not None:
-            on_note(f"{typed.name}: ranges by {report.method}, {report.agreement:.4%} of the labels are those of FP32")
+        if report.method is not None:
+            agreed = "" if report.agreement is None else f", {report.agreement:.4%} of the labels are those of FP32"
+            on_note(f"{typed.name}: ranges by {report.method}{agreed}")
     stamp(fresh, recipe)
     fresh.replace(typed)
     return True
@@ -165,7 +177,8 @@ def calibration_in(typed: Path) -> Calibration | None:
         if report.get("method") is None:
             return None
         frames = int(report["calibration_frames"])
-        return Calibration(sha256=str(report["calibration_sha256"]), frames=frames, method=str(report["method"]))
+        sha256 = str(report["calibration_sha256"] or "")
+        return Calibration(sha256=sha256, frames=frames, method=str(report["method"]))
     except (msgspec.DecodeError, KeyError, ValueError) as exc:
         raise ModelError(f"{typed} says something unreadable of its calibration ({exc}); make it again") from exc
 
@@ -183,7 +196,7 @@ def _quantised(
         fp32,
         out,
         precision,
-        calib=how.frames,
+        calib=how.frames or None,
         method=how.method,
         keep=how.keep,
         min_agreement=how.min_agreement,

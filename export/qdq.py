@@ -77,6 +77,24 @@ def placement(model: ModelProto, keep: Collection[str] = ()) -> Placement:
     return Placement(layers, tuple(name for name in names if name in kept), tuple(dict.fromkeys(tensors)))
 
 
+def places(model: ModelProto, where: Placement) -> dict[str, str]:
+    """For each tensor of a placement the name of its place, which is the same in every export of a network.
+
+    It is ``NAME:input`` for what the convolution NAME reads, the first by name if several do, and ``NAME:output`` for
+    what only an addition reads. Quantisation-aware training names its steps so.
+    """
+    readers: dict[str, list[str]] = {}
+    makers: dict[str, str] = {}
+    for node in model.graph.node:
+        makers.update(dict.fromkeys(node.output, node.name))
+        if node.name in where.layers:
+            readers.setdefault(node.input[0], []).append(node.name)
+    return {
+        tensor: f"{min(readers[tensor])}:input" if tensor in readers else f"{makers[tensor]}:output"
+        for tensor in where.tensors
+    }
+
+
 def insert_qdq(model: ModelProto, where: Placement, scales: Mapping[str, float]) -> ModelProto:
     """A model whose layers multiply integers: QuantizeLinear and DequantizeLinear around what ``where`` names.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,21 @@ import msgspec
 import onnx
 from onnx import ModelProto
 
-from ..errors import UsageError
+from ..errors import GateError, ModelError, UsageError
 from ..pixels import replaced
 from .calibration import METHODS
 from .candidates import AUTO, MAX_FRAMES, Calibrated, OnProgress, best_method, calibrated, load_fp32
 from .qdq import placement
 from .sensitivity import LayerSensitivity, layers_to_keep, sensitivity
-from .typed import fp16_from_fp32
+from .typed import fp16_from_fp32, int8_from_fp32
 
 PRECISION_KEY = "fcn_edge.precision"
 CALIBRATION_KEY = "fcn_edge.calibration"
 SOURCE_KEY = "fcn_edge.fp32_sha256"
+SCALES_KEY = "fcn_edge.scales"
+"""In an FP32 file that quantisation-aware training made: JSON of the step of each activation, by its tensor's name."""
+
+LEARNED = "learned"
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class TypedReport:
         precision: ``fp16`` or ``int8``.
         agreement: share of pixels of the held-out frames whose label is that of FP32, both in the CPU engine; None
             where no frames were given.
-        method: how ranges were chosen; None for FP16.
+        method: how ranges were chosen, ``learned`` if in training; None for FP16.
         agreement_by_method: the same share for each method that was tried, before more layers were kept out.
         layers: names of the convolutions that multiply integers.
         kept: names of the convolutions that do not.
@@ -81,9 +85,11 @@ def typed_onnx(
         model_fp32: a file as ``fcn-edge export`` writes it.
         out: the ``.onnx`` file to write; it appears whole or not at all.
         precision: ``fp16`` or ``int8``.
-        calib: a folder of frames, a data set (its split ``train``) or the files themselves. INT8 needs it; for FP16 it
-            measures the agreement. A third of the frames is held out and judges.
-        method: one of :data:`~.calibration.METHODS`, or ``auto``: the one whose labels agree best with FP32.
+        calib: a folder of frames, a data set (its split ``train``) or the files themselves. INT8 needs it, unless the
+            file holds learned steps; for those and for FP16 it measures the agreement. A third of the frames is held
+            out and judges.
+        method: one of :data:`~.calibration.METHODS`; ``learned``: the steps that the file holds; or ``auto``: those if
+            it holds any, else the method whose labels agree best with FP32.
         keep: names of convolutions that an INT8 file leaves in FP16, or patterns such as ``backbone.s32.*``.
         min_agreement: INT8: keep out more layers, those that cost most first, until this share of labels is FP32's.
         max_frames: the most frames to read, evenly spread over all.
@@ -98,18 +104,20 @@ def typed_onnx(
         MissingError: if ONNX Runtime or OpenVINO is needed and not installed.
         GateError: if ``min_agreement`` is not reached.
     """
-    check_request(out, precision, calib is None, force)
+    check_request(out, precision, force)
     _check_method(method, min_agreement)
     model, _ = load_fp32(model_fp32)
+    steps = learned_scales(model) if precision == "int8" and method in (AUTO, LEARNED) else {}
+    if precision == "int8" and method == LEARNED and not steps:
+        raise UsageError(
+            f"{model_fp32} holds no learned steps; give a model of fcn-edge train --qat, or another method"
+        )
+    if calib is None:
+        require_frames(precision, min_agreement, bool(steps))
     kept = tuple(keep)
     where = placement(model, kept)  # refuses patterns that fit nothing, before anything takes time
-    if precision == "fp16":
-        typed, report = fp16_from_fp32(model), TypedReport(out, precision)
-        if calib is not None:
-            known = calibrated(model_fp32, calib, with_ranges=False, max_frames=max_frames, threads=threads)
-            report = TypedReport(out, precision, known.agreement(typed), **_frames_of(known))
-    else:
-        assert calib is not None  # for the type checker: _check has refused it
+    if precision == "int8" and not steps:
+        assert calib is not None  # for the type checker: require_frames has refused it
         known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
         chosen, by_method = best_method(known, method, kept, on_progress)
         agreement = by_method[chosen]
@@ -120,6 +128,16 @@ def typed_onnx(
         report = TypedReport(
             out, precision, agreement, chosen, by_method, where.layers, where.kept, **_frames_of(known)
         )
+    else:
+        if steps:
+            typed = int8_from_fp32(model, steps, kept)
+            report = TypedReport(out, precision, method=LEARNED, layers=where.layers, kept=where.kept)
+        else:
+            typed, report = fp16_from_fp32(model), TypedReport(out, precision)
+        if calib is not None:
+            known = calibrated(model_fp32, calib, with_ranges=False, max_frames=max_frames, threads=threads)
+            report = replace(report, agreement=known.agreement(typed), **_frames_of(known))
+            _require_agreement(report, min_agreement)
     _write(typed, report, hashlib.sha256(model_fp32.read_bytes()).hexdigest())
     _log.info("%s: %s", out, report)
     return report
@@ -142,24 +160,48 @@ def sensitivity_of(
     return sensitivity(known, chosen, keep, on_progress)
 
 
-def check_request(out: Path, precision: str, without_frames: bool, force: bool) -> None:
+def learned_scales(model: ModelProto) -> dict[str, float]:
+    """The steps that an FP32 file holds from quantisation-aware training, by tensor; none for any other file."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == SCALES_KEY), None)
+    try:
+        return msgspec.json.decode(text, type=dict[str, float]) if text else {}
+    except msgspec.DecodeError as exc:
+        raise ModelError(f"the file's learned steps are unreadable ({exc}); export it again") from exc
+
+
+def check_request(out: Path, precision: str, force: bool) -> None:
     """Refuse with UsageError what :func:`typed_onnx` cannot do, before any work."""
     if precision not in ("fp16", "int8"):
         raise UsageError(f"precision is '{precision}'; expected fp16 or int8")
-    if precision == "int8" and without_frames:
-        raise UsageError(
-            "int8 needs frames to measure the ranges of activations; give a folder of images of the scenes that the "
-            "model will see with --calib DIR, or ask for fp16"
-        )
     if out.suffix != ".onnx":
         raise UsageError(f"{out} does not end in .onnx, by which every command knows such a file; choose another name")
     if out.is_dir() or (out.exists() and not force):
         raise UsageError(f"{out} exists already; choose another name or replace a file with --force")
 
 
+def require_frames(precision: str, min_agreement: float | None, learned: bool) -> None:
+    """Refuse with UsageError what needs frames; called where there are none."""
+    if precision == "int8" and not learned:
+        raise UsageError(
+            "int8 needs frames to measure the ranges of activations; give a folder of images of the scenes that the "
+            "model will see with --calib DIR, or ask for fp16"
+        )
+    if precision == "int8" and min_agreement is not None:
+        raise UsageError("agreement with FP32 needs frames to compare on; give a folder of images with --calib DIR")
+
+
+def _require_agreement(report: TypedReport, least: float | None) -> None:
+    if least is not None and report.agreement is not None and report.agreement < least:
+        raise GateError(
+            f"{report.path} is not written: {report.agreement:.4%} of its labels are those of FP32, expected at least "
+            f"{least:.4%}; its steps were learned, so fine-tune longer, or choose --method mse"
+        )
+
+
 def _check_method(method: str, min_agreement: float | None) -> None:
-    if method not in (AUTO, *METHODS):
-        raise UsageError(f"calibration method '{method}' is unknown; expected {AUTO} or one of {', '.join(METHODS)}")
+    known = (AUTO, LEARNED, *METHODS)
+    if method not in known:
+        raise UsageError(f"calibration method '{method}' is unknown; expected one of {', '.join(known)}")
     if min_agreement is not None and not 0 < min_agreement <= 1:
         raise UsageError(f"the least agreement is {min_agreement:g}; expected a share of labels, such as 0.995")
 
@@ -177,7 +219,7 @@ def _write(typed: ModelProto, report: TypedReport, source_sha256: str) -> None:
     fields = {name: value for name, value in msgspec.to_builtins(report, enc_hook=str).items() if name != "path"}
     properties = {entry.key: entry.value for entry in typed.metadata_props}
     properties |= {PRECISION_KEY: report.precision, SOURCE_KEY: source_sha256}
-    if report.agreement is not None:
+    if report.method or report.agreement is not None:
         properties[CALIBRATION_KEY] = msgspec.json.encode(fields).decode()
     onnx.helper.set_model_props(typed, properties)
     onnx.checker.check_model(typed, full_check=True)

@@ -11,11 +11,12 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import onnx
 import torch
 from onnx import TensorProto, helper
@@ -28,6 +29,9 @@ from ..model.fcn import FCN
 from ..model.folding import folded
 from ..pixels import Image, replaced
 from ..training.checkpoint import model_from_checkpoint
+from ..training.qat import is_quantised, learned_steps, unquantised
+from .qdq import placement, places
+from .quantize import SCALES_KEY
 from .skip_head_onnx import DOMAIN, IR_VERSION, OPSET, skip_head_function, skip_head_node
 from .verify import noise_frames, require_agreement, verify
 
@@ -45,6 +49,9 @@ def onnx_from_checkpoint(
     verify_frames: Sequence[Image] = (),
 ) -> Path:
     """Write a checkpoint as an ONNX file whose labels were compared with torch's.
+
+    One of quantisation-aware training is written without its rounding; the steps that it learned go along, under
+    :data:`~.quantize.SCALES_KEY`.
 
     Args:
         checkpoint: a ``.pt`` file that training wrote.
@@ -66,6 +73,9 @@ def onnx_from_checkpoint(
     if size_hw is not None:
         contract = resized(contract, size_hw)
     metadata = {CHECKPOINT_KEY: sha256}
+    if is_quantised(model.state_dict()):
+        steps, model = learned_steps(model), unquantised(model)
+        metadata[SCALES_KEY] = msgspec.json.encode(_by_tensor(onnx_from_model(model, contract), steps)).decode()
     return write_onnx(model, contract, out, force=force, verify_frames=verify_frames, metadata=metadata)
 
 
@@ -228,6 +238,18 @@ def _tidy(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     for value in [*graph.input, *graph.output]:
         del value.metadata_props[:]
+
+
+def _by_tensor(proto: onnx.ModelProto, steps: Mapping[str, float]) -> dict[str, float]:
+    """Learned steps by the names of the file's tensors."""
+    by_tensor = places(proto, placement(proto))
+    if set(by_tensor.values()) != set(steps):
+        odd = sorted(set(by_tensor.values()) ^ set(steps))
+        raise ModelError(
+            f"the checkpoint rounds other activations than an INT8 file does ({', '.join(odd[:4])}); fine-tune again "
+            "with this version's fcn-edge train --qat"
+        )
+    return {tensor: steps[place] for tensor, place in by_tensor.items()}
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 from ..street import draw_street
+from ..training.checkpoint import load_checkpoint
 from .candidates import OnProgress
-from .quantize import check_request, typed_onnx
+from .quantize import check_request, require_frames, typed_onnx
 from .to_onnx import onnx_from_checkpoint
 
 VERIFIED_HW = (360, 480)
@@ -32,7 +33,8 @@ def typed_from_checkpoint(
         out: the ``.onnx`` file to write; it appears whole or not at all.
         precision: ``fp32``, ``fp16`` or ``int8``.
         size_hw: (height, width) that the file takes; the checkpoint's own if None.
-        calib: folder of frames, or a data set, that INT8 measures its ranges on.
+        calib: folder of frames, or a data set, that INT8 measures its ranges on; a model of quantisation-aware
+            training needs none.
         force: whether an existing file may be replaced.
         on_progress: called with the step's name, the number done and the number of all.
 
@@ -43,7 +45,9 @@ def typed_from_checkpoint(
     frames = [draw_street(seed, 1.0, VERIFIED_HW)[0] for seed in range(3)]
     if precision == "fp32":
         return onnx_from_checkpoint(checkpoint, out, size_hw, force=force, verify_frames=frames)
-    check_request(out, precision, calib is None, force)  # before the export takes its time
+    check_request(out, precision, force)  # before the export takes its time
+    if calib is None:
+        require_frames(precision, None, load_checkpoint(checkpoint).config.qat)
     with tempfile.TemporaryDirectory() as folder:
         fp32 = onnx_from_checkpoint(checkpoint, Path(folder) / "fp32.onnx", size_hw, verify_frames=frames)
         typed_onnx(fp32, out, precision, calib=calib, force=force, on_progress=on_progress)

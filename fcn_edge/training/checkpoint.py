@@ -15,6 +15,7 @@ from ..model.fcn import FCN, make_model
 from ..model.weights import UNREADABLE
 from ..pixels import replaced
 from .config import TrainConfig, config_from_dict, dict_from_config
+from .qat import is_quantised, quantised
 
 FORMAT = "fcn_edge.checkpoint"
 VERSION = 1
@@ -112,13 +113,15 @@ def model_from_checkpoint(path: Path) -> tuple[FCN, Contract]:
 
 
 def model_from_state(contract: Contract, state: dict[str, Tensor], origin: str) -> FCN:
-    """The contract's model with these weights, in eval mode.
+    """The contract's model with these weights, in eval mode; one that rounds if they learned with rounding.
 
     Raises:
         ModelError: if the model is unknown or the weights do not fit it.
     """
     try:
         model = make_model(contract.model, contract.num_classes, mean=contract.mean, std=contract.std)
+        if is_quantised(state):
+            model = quantised(model)
         model.load_state_dict(state)
     except (UsageError, RuntimeError, TypeError, AttributeError) as exc:
         reason = str(exc).splitlines()[0]

@@ -42,6 +42,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "val_every": (1, _MOST),
     "keep_every": (0, _MOST),
 }
+# What a fine-tune of few steps from trained weights needs, where nothing else is asked for.
+_QAT = {"epochs": 20, "lr": 1e-4, "ema": 0.99}
+_QAT_AUGMENT = {"classmix": 0.0}
 _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
     "rotate": (0, 180),
@@ -134,6 +137,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         freeze_bn: batch norm keeps the statistics and factors it starts with.
         init: weights to start from: a checkpoint (.pt), taken where name and shape fit, or grown if it is that of a
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone.
+        qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
+            Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.
@@ -172,6 +177,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     bn_momentum: float = 0.1
     freeze_bn: bool = False
     init: str = ""
+    qat: bool = False
     augment: AugmentConfig = msgspec.field(default_factory=AugmentConfig)
     seed: int = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
@@ -192,6 +198,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 )
         if self.loss_every not in (1, 2, 4):
             raise UsageError(f"loss_every is {self.loss_every}; expected 1, 2 or 4")
+        if self.qat and not self.init:
+            raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")
         if not self.splits or len(set(self.splits)) != len(self.splits):
             raise UsageError(f"splits are {list(self.splits)}; expected different names such as train, val")
 
@@ -229,6 +237,10 @@ def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration
     _check_keys(fields, TrainConfig, "", origin)
     if isinstance(fields.get("augment"), Mapping):
         _check_keys(fields["augment"], AugmentConfig, "augment.", origin)
+    if fields.get("qat") is True:
+        fields = {**_QAT, **fields}
+        if isinstance(fields.get("augment", {}), Mapping):
+            fields["augment"] = {**_QAT_AUGMENT, **fields.get("augment", {})}
     for name in ("size", "crop"):
         if isinstance(fields.get(name), str):
             fields[name] = _size_from_text(name, fields[name])

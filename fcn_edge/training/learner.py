@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .checkpoint import Checkpoint, take_weights
 from .config import TrainConfig
 from .losses import enet_weights, segmentation_loss
 from .precision import choose_precision
+from .qat import measure_steps, quantised
 from .schedule import Average, freeze, make_optimizer, rate_factor, set_rate
 
 
@@ -53,15 +55,19 @@ class Learner:
             bn_momentum=config.bn_momentum,
         ).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Average(self.model, config.ema)
-        freeze(self.model, config)
-        self.optimizer = make_optimizer(self.model, config)
+        self._restart()
         self.precision = choose_precision(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.steps, self.rate = 0, 0.0
         self._weights = enet_weights(counts).to(device) if config.class_weights == "enet" else None
         share = counts.double() / counts.sum().clamp(min=1)
         self._rarity = torch.where(counts > 0, share.clamp(min=1e-6).rsqrt(), 0.0).float()
+
+    def _restart(self) -> None:
+        """Average and optimiser of the model as it is now."""
+        self.average = Average(self.model, self.config.ema)
+        freeze(self.model, self.config)
+        self.optimizer = make_optimizer(self.model, self.config)
 
     def start_from(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
         """Take the weights whose name and shape fit; returns the names taken and those that found nothing."""
@@ -74,6 +80,20 @@ class Learner:
         report = load_classifier_weights(self.model, path)
         self.average = Average(self.model, self.config.ema)
         return report
+
+    def quantise(self, images: Iterable[Tensor] = ()) -> None:
+        """Go on with rounding where the INT8 file will round.
+
+        Args:
+            images: batches uint8 ``[N, 3, H, W]`` that the steps are first measured on; none where a state with
+                learned steps will be restored.
+        """
+        self.model = quantised(self.average.model)
+        self.model.requires_grad_(True)
+        batches = list(images)
+        if batches:
+            measure_steps(self.model, batches)
+        self._restart()
 
     def step(self, raw: RawBatch, fraction: float) -> float:
         """Learn from a batch.

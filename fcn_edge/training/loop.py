@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__
 from ..contract import Contract
+from ..errors import UsageError
 from ..model.grow import can_grow, grown_state
 from .batches import iter_order
 from .checkpoint import Checkpoint, load_checkpoint
@@ -23,12 +25,14 @@ from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, val
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
+from .qat import is_quantised
 from .validate import predict, scores_from_confusion, validate
 
 log = logging.getLogger(__name__)
 
 _SMOOTH = 0.95
 _SHOWN = 4
+_MEASURED = 64
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,14 @@ def train(
     spent = 0.0
     if saved is not None:
         refuse_changes(config, data, saved)
+        if config.qat:
+            learner.quantise()
         learner.restore(saved)
         history, spent = saved.history, saved.seconds
     elif config.init:
         _start_from(learner, Path(config.init))
+        if config.qat:
+            learner.quantise(_first_images(data))
     if saved is None:
         prepare_folder(out)
     clock = _Clock(config, data, spent)
@@ -247,16 +255,51 @@ def _checkpoint(
 def _start_from(learner: Learner, path: Path) -> None:
     """Begin with the weights of a checkpoint, or with a classifier's in the backbone."""
     if path.suffix == ".pth":
+        if learner.config.qat:
+            raise UsageError(f"{path} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
         report = learner.start_from_classifier(path)
         log.info("took %d tensors from %s; %d start afresh", len(report.loaded), path, len(report.missing))
         return
     checkpoint = load_checkpoint(path)
     state, before = checkpoint.ema, checkpoint.contract.model
+    _refuse_quantised(path, checkpoint)
+    if learner.config.qat:
+        _require_same(path, checkpoint.contract, learner.contract)
     if can_grow(before, learner.model.name):
         log.info("%s grows into %s", before, learner.model.name)
         state = grown_state(state, before, learner.model)
     taken, fresh = learner.start_from(state)
     log.info("took %d tensors from %s; %d start afresh: %s", len(taken), path, len(fresh), ", ".join(fresh[:8]))
+
+
+def _refuse_quantised(path: Path, checkpoint: Checkpoint) -> None:
+    if is_quantised(checkpoint.ema):
+        raise UsageError(
+            f"{path} is of quantisation-aware training, its batch norm is folded; start from the checkpoint that it "
+            f"was fine-tuned from ({checkpoint.config.init})"
+        )
+
+
+def _require_same(path: Path, before: Contract, now: Contract) -> None:
+    """Quantisation-aware training changes no network and no classes."""
+    for what, one, other in (
+        ("model", before.model, now.model),
+        ("classes", before.class_names, now.class_names),
+        ("size", before.size_hw, now.size_hw),
+    ):
+        if one != other:
+            raise UsageError(
+                f"{path} has {what} {one}, this run {other}; quantisation-aware training fine-tunes a network as it "
+                "is: give the same --model, --classes and --size as in its training"
+            )
+
+
+def _first_images(data: TrainData) -> list[Tensor]:
+    """Batches of training images, spread over the set and as they are, to measure activations on."""
+    count = min(len(data.train), _MEASURED)
+    numbers = [index * len(data.train) // count for index in range(count)]
+    order = [numbers[at : at + _SHOWN] for at in range(0, count, _SHOWN)]
+    return [raw.images for raw in data.train.batches(order)]
 
 
 def _draw_examples(path: Path, learner: Learner, data: TrainData) -> None:

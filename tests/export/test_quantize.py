@@ -238,7 +238,7 @@ def test_int8_without_frames_is_refused_with_the_remedy(home) -> None:
     ("options", "message"),
     [
         ({"precision": "int4"}, "expected fp16 or int8"),
-        ({"method": "guess"}, "auto or one of minmax"),
+        ({"method": "guess"}, "expected one of auto, learned, minmax"),
         ({"min_agreement": 1.5}, "expected a share"),
         ({"keep": ["nothing.*"]}, "no layer is called"),
         ({"max_frames": 3}, "at least 8"),
