@@ -25,6 +25,7 @@ _LEVELS = 127
 _QUANTISERS = "quantisers"
 _SAMPLE = 4096
 _CLIPS = 40
+_SMALLEST_NORMAL, _LARGEST = (torch.finfo(torch.float16).tiny, torch.finfo(torch.float16).max)
 
 
 def quantised(model: FCN) -> FCN:
@@ -189,7 +190,7 @@ class QuantisedConv(nn.Conv2d):
     def forward(self, maps: Tensor) -> Tensor:
         """As a convolution."""
         steps = self.weight.detach().abs().amax((1, 2, 3), keepdim=True) / _LEVELS
-        steps = steps.half().float().clamp(min=2.0**-24)  # the smallest number of FP16
+        steps = _in_half(steps)
         integers = (self.weight.detach() / steps).round_().clamp_(-_LEVELS, _LEVELS)
         # The value is the rounded weight's, the gradient goes to the weight itself (straight-through estimator).
         weight = self.weight + (integers * steps - self.weight).detach()
@@ -233,11 +234,11 @@ class _Round(torch.autograd.Function):
 
 
 class _Half(torch.autograd.Function):
-    """Rounds to FP16 and back; the gradient passes."""
+    """Rounds to the nearest FP16 number that has its full precision, and back; the gradient passes."""
 
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:
-        return value.half().float()
+        return value.clamp(_SMALLEST_NORMAL, _LARGEST).half().float()
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:

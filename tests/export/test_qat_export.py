@@ -18,14 +18,14 @@ from fcn_edge.errors import GateError, ModelError, UsageError  # noqa: E402
 from fcn_edge.export.build import build  # noqa: E402
 from fcn_edge.export.build_request import BuildRequest  # noqa: E402
 from fcn_edge.export.facts import facts_from_file  # noqa: E402
-from fcn_edge.export.qdq import insert_qdq, placement, places  # noqa: E402
+from fcn_edge.export.qdq import insert_qdq, placement, places, weight_scales  # noqa: E402
 from fcn_edge.export.quantize import CALIBRATION_KEY, SCALES_KEY, learned_scales, typed_onnx  # noqa: E402
 from fcn_edge.export.to_onnx import onnx_from_checkpoint, onnx_from_model  # noqa: E402
 from fcn_edge.export.typed_file import typed_from_checkpoint  # noqa: E402
 from fcn_edge.model.fcn import make_model  # noqa: E402
 from fcn_edge.training.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
-from fcn_edge.training.qat import learned_steps, measure_steps, quantised, unquantised  # noqa: E402
+from fcn_edge.training.qat import QuantisedConv, learned_steps, measure_steps, quantised, unquantised  # noqa: E402
 
 SIZE_HW = (96, 128)
 
@@ -108,6 +108,21 @@ def test_int8_needs_no_frames_and_says_that_its_steps_were_learned(checkpoint, e
     assert facts_from_file(report.path)["precision"]["int8"] > 0.5
     direct = typed_from_checkpoint(checkpoint, tmp_path / "direct.onnx", "int8")
     assert onnx.load(direct).graph == typed.graph
+
+
+def test_weights_are_rounded_by_the_file_s_own_steps() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(2, 4, 3)
+    with torch.no_grad():
+        conv.weight.mul_(torch.tensor([1.0, 1e-2, 1e-4, 0.0]).view(4, 1, 1, 1))  # steps below FP16's normal numbers too
+    weight = conv.weight.detach().numpy()
+    steps = weight_scales(weight).reshape(4, 1, 1, 1)
+    expected = np.clip(np.rint(weight / steps), -127, 127) * steps
+    image = torch.randn(1, 2, 8, 8)
+    with torch.no_grad():
+        got = QuantisedConv(conv)(image)
+        wanted = torch.nn.functional.conv2d(image, torch.from_numpy(expected), conv.bias)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
 
 
 def test_frames_judge_learned_steps(exported, tmp_path) -> None:
