@@ -1,7 +1,7 @@
 """Random variation of whole batches, on the device where they lie; knows nothing about files or networks.
 
 Everything is a handful of tensor operations for a batch: one affine sampling (zoom, rotation, flip and crop at once),
-one colour matrix for each image, one power. ClassMix: Olsson et al., WACV 2021.
+one colour matrix for each image, one power.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .config import AugmentConfig
 from .losses import IGNORED
+from .mixing import draw_classes, mix_batch
 
 # Rows: luma, and two colour differences (YIQ) of blue, green, red.
 _YIQ = torch.tensor([[0.114, 0.587, 0.299], [-0.322, -0.274, 0.596], [0.312, -0.523, 0.211]])
@@ -43,8 +44,8 @@ def augment_batch(
         num_classes: number of classes C.
         ignore_id: mask value that never counts, or None.
         fill: colour outside the image, BGR.
-        rarity: float ``[C]``, how much a class attracts crops; None: all alike.
-        mix: whether classmix is done.
+        rarity: float ``[C]``, how much a class attracts crops and is pasted; None: all alike.
+        mix: whether images of the batch are mixed.
 
     Returns:
         float32 ``[N, 3, *crop_hw]`` BGR 0 to 255, and int64 ``[N, *crop_hw]`` labels with -1 where nothing counts.
@@ -56,42 +57,9 @@ def augment_batch(
     pixels = _vary_color(pixels, color, config, generator)
     pixels = _blur(pixels, config.blur, generator)
     pixels = _add_noise(pixels, config.noise, generator)
-    if mix and config.classmix and len(images) > 1:
-        pixels, labels = class_mix(pixels, labels, num_classes, config.classmix, generator)
+    if mix:
+        pixels, labels = mix_batch(pixels, labels, num_classes, config, generator, rarity)
     return pixels, labels
-
-
-def class_mix(
-    images: Tensor, labels: Tensor, num_classes: int, probability: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Paste half of the classes of the previous image of the batch on each image that is drawn.
-
-    Args:
-        images: float ``[N, 3, H, W]``.
-        labels: int64 ``[N, H, W]``; ignored pixels are never pasted.
-        num_classes: number of classes.
-        probability: with which an image is pasted on.
-        generator: a CPU generator.
-
-    Returns:
-        New tensors of the same shapes.
-    """
-    drawn = (torch.rand(len(images), generator=generator) < probability).nonzero().flatten().to(images.device)
-    order = torch.rand(len(images), num_classes, generator=generator).to(images.device)
-    if not len(drawn):
-        return images, labels
-    source = (drawn - 1) % len(images)
-    present = _present(labels[:, ::2, ::2], num_classes)[source]
-    ranks = torch.where(present, order[source], 2.0).argsort(1).argsort(1)
-    chosen = present & (ranks < (present.sum(1, keepdim=True) + 1) // 2)
-    table = F.pad(chosen, (1, 0))  # column 0 stands for ignored pixels, whose label is -1
-    lifted = labels[source]
-    pasted = table.gather(1, (lifted + 1).flatten(1)).view_as(lifted)
-    images, labels = images.clone(), labels.clone()
-    sources = images[source]
-    images[drawn] = torch.where(pasted[:, None], sources, images[drawn])
-    labels[drawn] = torch.where(pasted, lifted, labels[drawn])
-    return images, labels
 
 
 def _crop_grid(
@@ -135,13 +103,8 @@ def _rare_pixels(
     """(x, y) of a random pixel of a drawn class of each image, float ``[N, 2]``, and whether there is one."""
     step = 4 if min(masks.shape[1:]) >= 128 else 1
     coarse = masks[:, ::step, ::step]
-    likely = _present(coarse, num_classes).float().cpu()
-    if rarity is not None:
-        likely = likely * rarity.cpu()
-    found = likely.sum(1) > 0
-    likely[~found] = 1.0
-    drawn = likely.multinomial(1, generator=generator)
-    hits = (coarse == drawn.to(masks.device)[:, :, None]).flatten(1).cpu()
+    drawn, found = draw_classes(coarse, num_classes, rarity, generator)
+    hits = (coarse == drawn.to(masks.device)[:, None, None]).flatten(1).cpu()
     order = torch.rand(hits.shape, generator=generator)
     index = torch.where(hits, order, -1.0).argmax(1)
     columns = coarse.shape[2]
@@ -199,12 +162,6 @@ def _add_noise(pixels: Tensor, probability: float, generator: torch.Generator) -
         noise = torch.randn(pixels.shape[1:], generator=generator).mul_(sigma)
         pixels[index] = pixels[index].add_(noise.to(pixels.device)).clamp_(0, 255)
     return pixels
-
-
-def _present(labels: Tensor, num_classes: int) -> Tensor:
-    """Which classes an image shows: bool ``[N, C]``."""
-    flat = labels.flatten(1)
-    return torch.stack([(flat == class_id).any(1) for class_id in range(num_classes)], 1)
 
 
 def _either_way(count: int, generator: torch.Generator) -> Tensor:

@@ -36,6 +36,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "aux": (0, 10),
     "dropout": (0, 0.95),
     "bn_momentum": (1e-4, 1),
+    "distill": (0, 10),
+    "distill_temperature": (0.1, 100),
+    "precise_bn": (0, _MOST),
     "seed": (0, 2**63 - 1),
     "threads": (0, 1024),
     "memory_gib": (0, 10**4),
@@ -55,6 +58,8 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     "blur": (0, 1),
     "noise": (0, 1),
     "classmix": (0, 1),
+    "cutmix": (0, 1),
+    "paste": (0, 1),
     "rare_crop": (0, 1),
     "settle": (0, 1),
 }
@@ -75,8 +80,10 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         blur: probability of a Gaussian blur.
         noise: probability of Gaussian noise.
         classmix: probability that half of another image's classes are pasted on an image.
+        cutmix: probability that a rectangle of another image, a quarter to a half of the area, is pasted instead.
+        paste: probability that another image's pixels of one class, drawn in favour of the rare ones, are pasted too.
         rare_crop: probability that a crop is laid around a pixel of a class drawn in favour of the rare ones.
-        settle: share of the run, at its end, without classmix.
+        settle: share of the run, at its end, without classmix, cutmix and paste.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
@@ -90,6 +97,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     blur: float = 0.1
     noise: float = 0.1
     classmix: float = 0.5
+    cutmix: float = 0.0
+    paste: float = 0.0
     rare_crop: float = 0.5
     settle: float = 0.1
 
@@ -132,9 +141,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         lovasz: weight of the Lovasz-softmax loss beside it.
         aux: weight of the losses on the coarser sums of scores (FCN-32s and -16s inside FCN-8s).
         loss_every: the loss is taken on every n-th pixel of each direction, from a random one on: 1, 2 or 4.
+        teacher: checkpoint (.pt) of another network with the same classes, whose answers are learned too; empty: none.
+        distill: weight of the loss that compares with the teacher's answers.
+        distill_temperature: by which both are divided for that comparison; the higher, the more unlikely classes count.
         dropout: probability of dropping a feature channel before it is scored.
         bn_momentum: share of a batch in the running statistics of batch norm.
         freeze_bn: batch norm keeps the statistics and factors it starts with.
+        precise_bn: whole training batches, as they are at inference, over which batch norm's statistics are taken anew
+            at the end of the run; 0: they stay running averages of augmented crops.
         init: weights to start from: a checkpoint (.pt), taken where name and shape fit, or grown if it is that of a
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone.
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
@@ -173,9 +187,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lovasz: float = 0.0
     aux: float = 0.4
     loss_every: int = 2
+    teacher: str = ""
+    distill: float = 1.0
+    distill_temperature: float = 2.0
     dropout: float = 0.0
     bn_momentum: float = 0.1
     freeze_bn: bool = False
+    precise_bn: int = 0
     init: str = ""
     qat: bool = False
     augment: AugmentConfig = msgspec.field(default_factory=AugmentConfig)
@@ -200,6 +218,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError(f"loss_every is {self.loss_every}; expected 1, 2 or 4")
         if self.qat and not self.init:
             raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")
+        if self.precise_bn and (self.freeze_bn or self.backbone_lr == 0):
+            kept = "freeze_bn" if self.freeze_bn else "backbone_lr 0"
+            raise UsageError(f"precise_bn takes anew the statistics that {kept} keeps; use only one of them")
         if not self.splits or len(set(self.splits)) != len(self.splits):
             raise UsageError(f"splits are {list(self.splits)}; expected different names such as train, val")
 

@@ -14,8 +14,12 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, dict_from_config
 from .data import TrainData
 
-# Options that a resumed run may change: none of them alters what a step computes from its place in the schedule.
-FREE_TO_CHANGE = ("data", "out", "epochs", "max_minutes", "device", "threads", "memory_gib", "val_every", "keep_every")
+# Options that a resumed run may change: none of them alters what a step computes from its place in the schedule (the
+# teacher may lie elsewhere, but not be another).
+FREE_TO_CHANGE = (
+    "data", "out", "epochs", "max_minutes", "teacher", "precise_bn", "device", "threads", "memory_gib", "val_every",
+    "keep_every",
+)  # fmt: skip
 _FILES = ("best.pt", "last.pt", "metrics.jsonl", "curves.png", "grid.png")
 
 

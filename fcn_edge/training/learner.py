@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..contract import Contract
 from ..errors import FcnEdgeError, ModelError
-from ..model.fcn import make_model
+from ..model.fcn import FCN, make_model
 from ..model.weights import LoadReport, load_classifier_weights
 from .augment import augment_batch
 from .batches import RawBatch
 from .checkpoint import Checkpoint, take_weights
 from .config import TrainConfig
+from .distill import Teacher
 from .losses import enet_weights, segmentation_loss
 from .precision import choose_precision
 from .qat import measure_steps, quantised
@@ -33,6 +34,7 @@ class Learner:
         contract: the model's.
         counts: training pixels of each class ``[C]``.
         device: where it learns.
+        teacher: a network whose answers it learns too, on the same device; None: none.
 
     Attributes:
         model: the network as trained.
@@ -42,9 +44,16 @@ class Learner:
         rate: learning rate of the last step.
     """
 
-    def __init__(self, config: TrainConfig, contract: Contract, counts: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        contract: Contract,
+        counts: Tensor,
+        device: torch.device,
+        teacher: Teacher | None = None,
+    ) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.contract, self.device = config, contract, device
+        self.config, self.contract, self.device, self.teacher = config, contract, device, teacher
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = make_model(
             config.model,
@@ -185,12 +194,12 @@ class Learner:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Features in half precision where that is faster; scores, head and loss in float32."""
-        half = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision) if half else contextlib.nullcontext():
-            features = self.model.features(images)
-        scores = self.model.scores([maps.float() for maps in features])
+        taught = None
+        if self.teacher is not None and self.config.distill:
+            with torch.no_grad():
+                taught = self._scores(self.teacher.model, images), self.teacher.model.kernels
         return segmentation_loss(
-            scores,
+            self._scores(self.model, images),
             self.model.kernels,
             labels,
             loss=self.config.loss,
@@ -199,4 +208,13 @@ class Learner:
             lovasz=self.config.lovasz,
             every=self.config.loss_every,
             generator=self.generator,
+            teacher=taught,
+            distill=self.config.distill,
+            temperature=self.config.distill_temperature,
         )
+
+    def _scores(self, model: FCN, images: Tensor) -> list[Tensor]:
+        half = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision) if half else contextlib.nullcontext():
+            features = model.features(images)
+        return model.scores([maps.float() for maps in features])

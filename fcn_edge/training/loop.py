@@ -21,9 +21,11 @@ from .batches import iter_order
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import TrainConfig
 from .data import TrainData, open_data
+from .distill import open_teacher, refuse_other_teacher
 from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
+from .precise_bn import take_statistics
 from .precision import choose_device
 from .qat import is_quantised
 from .validate import predict, scores_from_confusion, validate
@@ -112,7 +114,7 @@ def train(
     Raises:
         UsageError: if an option, the output folder or a change made on resuming cannot be used.
         DataError: if files of the data set have problems; all of them are listed.
-        ModelError: if a checkpoint to start from cannot be used.
+        ModelError: if a checkpoint to start from or to learn from cannot be used.
         FcnEdgeError: if the loss is no longer finite.
     """
     out = Path(config.out)
@@ -121,11 +123,13 @@ def train(
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     config, data = open_data(config, device)
-    learner = Learner(config, data.contract, data.train.counts, device)
+    teacher = open_teacher(Path(config.teacher), data, device) if config.teacher else None
+    learner = Learner(config, data.contract, data.train.counts, device, teacher)
     history: list[dict[str, Any]] = []
     spent = 0.0
     if saved is not None:
         refuse_changes(config, data, saved)
+        refuse_other_teacher(teacher, saved)
         if config.qat:
             learner.quantise()
         learner.restore(saved)
@@ -142,6 +146,8 @@ def train(
     while not ended:
         metrics = _train_epoch(learner, data, config, clock, history, on_progress)
         ended = len(history) + 1 == config.epochs or clock.is_up()
+        if ended and config.precise_bn:
+            take_statistics(learner.average.model, data.train, config)
         if len(data.val) and (ended or metrics["epoch"] % config.val_every == 0):
             matrix = validate(learner.average.model, data.val, data.contract, device)
             metrics |= scores_from_confusion(matrix, data.contract)
@@ -248,6 +254,7 @@ def _checkpoint(
             "data": Path(config.data).resolve().name,
             "train_images": str(len(data.train)),
             "train_files_sha256": data.fingerprint,
+            **(learner.teacher.provenance if learner.teacher else {}),
         },
     )
 

@@ -31,6 +31,9 @@ def segmentation_loss(
     lovasz: float = 0.0,
     every: int = 1,
     generator: torch.Generator | None = None,
+    teacher: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    distill: float = 1.0,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The whole training loss of a batch.
 
@@ -47,30 +50,35 @@ def segmentation_loss(
         weights: float32 ``[C]``, one for each class; None: all 1.
         aux: weight of the auxiliary losses.
         lovasz: weight of the Lovasz-softmax loss.
-        every: n; half the finest stride at most is taken.
+        every: n; half the finest stride at most is taken, the teacher's finest stride included.
         generator: draws the grids' origins; None: they lie at the top left.
+        teacher: another network's scores of the same images and its kernels, both coarse to fine; None: none.
+        distill: weight of the :func:`distillation_loss` on the pixels of the main loss.
+        temperature: of that loss.
 
     Returns:
         float32 scalar.
     """
     criterion = ohem if loss == "ohem" else cross_entropy
-    total = scores[0]
-    coarse = []
-    for finer, kernel in zip(scores[1:], list(kernels)[:-1], strict=True):
-        coarse.append(total)
-        total = upsample(total, kernel) + finer
+    sums = _running_sums(scores, kernels)
     finest = kernels[-1].shape[-1] // 2
-    every = min(every, finest // 2)  # a stride of at least 2 must be left to the transposed convolution
-    logits, chosen = _on_grid(total, kernels[-1], labels, every, generator)
+    # A stride of at least 2 must be left to each transposed convolution.
+    every = min(every, finest // 2, *([teacher[1][-1].shape[-1] // 4] if teacher else []))
+    origin = _draw_origin(every, generator)
+    logits, chosen = _on_grid(sums[-1], kernels[-1], labels, every, origin)
     value = criterion(logits, chosen, weights)
     if lovasz:
         step = 4 // every  # the loss sorts all pixels once for each class: a sixteenth of them is enough
         value = value + lovasz * lovasz_softmax(logits[..., ::step, ::step], chosen[..., ::step, ::step])
+    if teacher is not None:
+        answers, _ = _on_grid(_running_sums(*teacher)[-1], teacher[1][-1], labels, every, origin)
+        value = value + distill * distillation_loss(logits, answers, temperature)
     if aux:
-        for index, maps in enumerate(coarse):
-            stride = finest * 2 ** (len(coarse) - index)
+        for index, maps in enumerate(sums[:-1]):
+            stride = finest * 2 ** (len(sums) - 1 - index)
             kernel = bilinear_kernel(stride, maps.shape[1]).to(maps)
-            logits, chosen = _on_grid(maps, kernel, labels, min(_AUX_EVERY, stride // 2), generator)
+            step = min(_AUX_EVERY, stride // 2)
+            logits, chosen = _on_grid(maps, kernel, labels, step, _draw_origin(step, generator))
             value = value + aux * criterion(logits, chosen, weights)
     return value
 
@@ -128,6 +136,27 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
+def distillation_loss(logits: Tensor, answers: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of the softened class distributions from a teacher's, mean over all pixels.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, with its factor of the temperature squared,
+    which keeps the gradient's size; for each pixel as in Liu et al., "Structured Knowledge Distillation for Semantic
+    Segmentation", CVPR 2019. A teacher has an answer for every pixel, so those whose label is ignored count too.
+
+    Args:
+        logits: float ``[N, C, H, W]``.
+        answers: the teacher's logits, of the same shape; no gradient goes there.
+        temperature: by which both are divided.
+
+    Returns:
+        Scalar, 0 where both distributions are the same.
+    """
+    own = (logits / temperature).log_softmax(1)
+    wanted = (answers.detach() / temperature).log_softmax(1)
+    divergence = F.kl_div(own, wanted, reduction="sum", log_target=True)
+    return divergence * temperature**2 / (logits.numel() / logits.shape[1])
+
+
 def enet_weights(counts: Tensor) -> Tensor:
     """``1 / ln(1.10 + share)`` of each class (ENet, arXiv:1606.02147 with 1.10 for 1.02), mean 1 over the classes.
 
@@ -139,13 +168,26 @@ def enet_weights(counts: Tensor) -> Tensor:
     return (weights / weights.mean()).float()
 
 
+def _running_sums(scores: Sequence[Tensor], kernels: Sequence[Tensor]) -> list[Tensor]:
+    """The head's running sum after each of the score maps, coarse to fine; the last is brought to full resolution."""
+    sums = [scores[0]]
+    for finer, kernel in zip(scores[1:], list(kernels)[:-1], strict=True):
+        sums.append(upsample(sums[-1], kernel) + finer)
+    return sums
+
+
+def _draw_origin(every: int, generator: torch.Generator | None) -> tuple[int, int]:
+    if every == 1 or generator is None:
+        return 0, 0
+    top, left = torch.randint(every, (2,), generator=generator).tolist()
+    return top, left
+
+
 def _on_grid(
-    maps: Tensor, kernel: Tensor, labels: Tensor, every: int, generator: torch.Generator | None
+    maps: Tensor, kernel: Tensor, labels: Tensor, every: int, origin: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Logits and labels of every n-th pixel of both directions, from a random origin on."""
-    top, left = 0, 0
-    if every > 1 and generator is not None:
-        top, left = torch.randint(every, (2,), generator=generator).tolist()
+    """Logits and labels of every n-th pixel of both directions, from the origin (top, left) on."""
+    top, left = origin
     chosen = labels[:, top::every, left::every]
     logits = upsample(maps, kernel[..., top::every, left::every])
     return logits[..., : chosen.shape[1], : chosen.shape[2]], chosen

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcn_edge.training.augment import augment_batch, class_mix
+from fcn_edge.training.augment import augment_batch
 from fcn_edge.training.config import AugmentConfig
 
 NONE = AugmentConfig(
@@ -170,36 +170,9 @@ def test_blur_smooths_and_keeps_the_mean() -> None:
     assert (pixels.std((2, 3)) < 0.98 * images.float().std((2, 3))).all()
 
 
-def test_class_mix_pastes_image_and_label_alike() -> None:
-    labels = torch.arange(4).repeat_interleave(16).repeat(64, 1)[None].repeat(2, 1, 1)
-    labels[1] = 3 - labels[0]
-    labels[:, :4] = -1
-    images = color_of(labels + 4 * torch.arange(2).view(2, 1, 1)).float()
-    mixed, new = class_mix(images, labels, 4, 1.0, torch.Generator().manual_seed(3))
-    kept = new == labels
-    assert not kept.all()
-    assert (new[:, :4] == -1).all()  # ignored pixels are never pasted
-    for index in range(2):
-        other = 1 - index
-        same = (mixed[index] == images[index]).all(0)
-        pasted = (mixed[index] == images[other]).all(0)
-        assert (same | pasted).all()
-        assert torch.equal(new[index][pasted], labels[other][pasted])
-        assert torch.equal(new[index][same], labels[index][same])
-        assert len(labels[other][pasted].unique()) == 2  # half of the other's four classes
-
-
-def test_class_mix_needs_no_luck_with_empty_images() -> None:
-    labels = torch.full((2, 8, 8), -1)
-    images = torch.rand(2, 3, 8, 8)
-    mixed, new = class_mix(images, labels, 3, 1.0, torch.Generator().manual_seed(0))
-    assert torch.equal(mixed, images)
-    assert torch.equal(new, labels)
-
-
 def test_the_generator_determines_everything() -> None:
     images, masks = coded(4, 96, 128)
-    config = AugmentConfig(blur=0.5, noise=0.5)
+    config = AugmentConfig(blur=0.5, noise=0.5, cutmix=0.5, paste=0.5)
     torch.manual_seed(1)
     first = run(images, masks, (64, 64), config, seed=7)
     torch.manual_seed(2)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fcn_edge.model.fcn import make_model
 from fcn_edge.training.losses import (
     cross_entropy,
+    distillation_loss,
     enet_weights,
     lovasz_softmax,
     ohem,
@@ -169,3 +170,52 @@ def test_lovasz_is_added_with_its_weight() -> None:
     logits = model.head(scores, (64, 96))
     expected = cross_entropy(logits, labels) + 0.5 * lovasz_softmax(logits[..., ::4, ::4], labels[:, ::4, ::4])
     assert torch.allclose(segmentation_loss(scores, model.kernels, labels, lovasz=0.5), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_distillation_is_the_divergence_of_each_pixel(temperature: float) -> None:
+    logits, answers = case(7)[0], case(8)[0]
+    own, wanted = ((maps / temperature).double().numpy() for maps in (logits, answers))
+    values = []
+    for n, y, x in np.ndindex(2, 9, 11):
+        q = np.exp(own[n, :, y, x]) / np.exp(own[n, :, y, x]).sum()
+        p = np.exp(wanted[n, :, y, x]) / np.exp(wanted[n, :, y, x]).sum()
+        values.append((p * np.log(p / q)).sum())
+    expected = temperature**2 * np.mean(values)
+    assert distillation_loss(logits, answers, temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_distillation_from_itself_is_zero_and_has_no_gradient() -> None:
+    logits, _ = case(9)
+    logits.requires_grad_()
+    value = distillation_loss(logits, logits.detach().clone(), 2.0)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(logits.grad, torch.zeros_like(logits), atol=1e-8)
+    other = logits.detach().flip(1).requires_grad_()
+    distillation_loss(logits, other, 2.0).backward()
+    assert logits.grad.abs().max() > 1e-5
+    assert other.grad is None  # the teacher does not learn
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "every"),
+    [("fcn8s-edge-n", "fcn4s-edge-n", 2), ("fcn4s-edge-n", "fcn8s-edge-n", 2), ("fcn8s-edge-n", "fcn16s-edge-n", 4)],
+)
+def test_both_heads_answer_on_the_same_pixels(
+    student: str, teacher: str, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size_hw = (61, 75)
+    model, scores, labels = scored(student, size_hw)
+    other, taught, _ = scored(teacher, size_hw)
+    logits, answers = model.head(scores, size_hw), other.head(taught, size_hw)
+    for origin in ((0, 0), (1, 0), (every - 1, every - 1)):
+        monkeypatch.setattr(torch, "randint", lambda *_, o=origin, **__: torch.tensor(o))
+        value = segmentation_loss(
+            scores, model.kernels, labels, every=4, generator=torch.Generator(), teacher=(taught, other.kernels),
+            distill=0.7, temperature=2.0,
+        )  # fmt: skip
+        top, left = origin
+        own, wanted, chosen = (maps[..., top::every, left::every] for maps in (logits, answers, labels))
+        expected = cross_entropy(own, chosen) + 0.7 * distillation_loss(own, wanted, 2.0)
+        assert torch.allclose(value, expected, rtol=1e-5)
