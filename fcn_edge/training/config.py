@@ -147,8 +147,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         dropout: probability of dropping a feature channel before it is scored.
         bn_momentum: share of a batch in the running statistics of batch norm.
         freeze_bn: batch norm keeps the statistics and factors it starts with.
-        precise_bn: whole training batches, as they are at inference, over which batch norm's statistics are taken anew
-            at the end of the run; 0: they stay running averages of augmented crops.
+        precise_bn: training batches, varied but not mixed, over which the averaged model's batch norm statistics are
+            taken anew at the end of the run; 0: they stay running averages.
         init: weights to start from: a checkpoint (.pt), taken where name and shape fit, or grown if it is that of a
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone.
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
@@ -218,8 +218,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError(f"loss_every is {self.loss_every}; expected 1, 2 or 4")
         if self.qat and not self.init:
             raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")
-        if self.precise_bn and (self.freeze_bn or self.backbone_lr == 0):
-            kept = "freeze_bn" if self.freeze_bn else "backbone_lr 0"
+        if self.precise_bn and (self.freeze_bn or self.backbone_lr == 0 or self.qat):
+            kept = "freeze_bn" if self.freeze_bn else "qat" if self.qat else "backbone_lr 0"
             raise UsageError(f"precise_bn takes anew the statistics that {kept} keeps; use only one of them")
         if not self.splits or len(set(self.splits)) != len(self.splits):
             raise UsageError(f"splits are {list(self.splits)}; expected different names such as train, val")

@@ -16,11 +16,12 @@ from ..errors import FcnEdgeError, ModelError
 from ..model.fcn import FCN, make_model
 from ..model.weights import LoadReport, load_classifier_weights
 from .augment import augment_batch
-from .batches import RawBatch
+from .batches import ImageStore, RawBatch, iter_order
 from .checkpoint import Checkpoint, take_weights
 from .config import TrainConfig
 from .distill import Teacher
 from .losses import enet_weights, segmentation_loss
+from .precise_bn import take_statistics
 from .precision import choose_precision
 from .qat import measure_steps, quantised
 from .schedule import Average, freeze, make_optimizer, rate_factor, set_rate
@@ -117,7 +118,7 @@ class Learner:
         Raises:
             FcnEdgeError: if the loss is not finite; the weights are then as before the step.
         """
-        images, labels = self._augment(raw, fraction)
+        images, labels = self._augment(raw, fraction, self.generator)
         loss = self._loss(images, labels)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -135,6 +136,18 @@ class Learner:
         self.average.update(self.model, self.steps)
         self.steps += 1
         return value
+
+    def take_statistics(self, store: ImageStore) -> None:
+        """Take the averaged model's batch norm statistics anew, over ``config.precise_bn`` batches.
+
+        They are of crops varied as at the end of the run, not mixed: the weights have learned on such, and whole images
+        as they are were tried and cost 1.1 and 1.6 points of mIoU on an unseen sequence. Everything is drawn from the
+        seed, but not from the run's own generator, so that the run stays what it is without this.
+        """
+        generator = torch.Generator().manual_seed(self.config.seed)
+        order = iter_order(len(store), self.config.batch, self.config.precise_bn, generator)
+        batches = (self._augment(raw, 1.0, generator)[0] for raw in store.batches(order))
+        take_statistics(self.average.model, batches)
 
     def train_mode(self) -> None:
         """Put the model into training mode, save for what is frozen."""
@@ -176,14 +189,14 @@ class Learner:
             raise ModelError(f"the run cannot be resumed: its state does not fit the model ({reason})") from exc
         self.steps = checkpoint.step
 
-    def _augment(self, raw: RawBatch, fraction: float) -> tuple[Tensor, Tensor]:
+    def _augment(self, raw: RawBatch, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         augment, crop_hw = self.config.augment, self.config.crop or self.contract.size_hw
         images, labels = augment_batch(
             raw.images,
             raw.masks,
             crop_hw,
             augment,
-            self.generator,
+            generator,
             num_classes=self.contract.num_classes,
             ignore_id=self.contract.ignore_id,
             fill=self.contract.mean,

@@ -25,7 +25,6 @@ from .distill import open_teacher, refuse_other_teacher
 from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
-from .precise_bn import take_statistics
 from .precision import choose_device
 from .qat import is_quantised
 from .validate import predict, scores_from_confusion, validate
@@ -147,7 +146,7 @@ def train(
         metrics = _train_epoch(learner, data, config, clock, history, on_progress)
         ended = len(history) + 1 == config.epochs or clock.is_up()
         if ended and config.precise_bn:
-            take_statistics(learner.average.model, data.train, config)
+            learner.take_statistics(data.train)
         if len(data.val) and (ended or metrics["epoch"] % config.val_every == 0):
             matrix = validate(learner.average.model, data.val, data.contract, device)
             metrics |= scores_from_confusion(matrix, data.contract)

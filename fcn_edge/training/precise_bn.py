@@ -6,14 +6,13 @@ of averaged weights belong to no weights at all; a true average over some batche
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..model.fcn import FCN
-from .batches import ImageStore, iter_order
-from .config import TrainConfig
 
 
 class _Moments:
@@ -39,27 +38,23 @@ class _Moments:
 
 
 @torch.no_grad()
-def take_statistics(model: FCN, store: ImageStore, config: TrainConfig) -> None:
-    """Replace the running statistics of every batch norm by those over ``config.precise_bn`` training batches.
+def take_statistics(model: FCN, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of every batch norm by those over some batches of one size.
 
-    The images are whole and not augmented: that is what the model sees at inference, padding included. As in training,
-    each batch is normalised with its own statistics on its way to deeper layers. Which images are taken is drawn from
-    the run's seed, but not from the run's generator, so that the run stays what it is without this.
+    As in training, each batch is normalised with its own statistics on its way to deeper layers.
 
     Args:
         model: in eval mode, in which it is left.
-        store: the training images.
-        config: number of batches, their size and the seed.
+        batches: images ``[N, 3, H, W]`` BGR as they come to the network.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     moments = [_Moments() for _ in norms]
     hooks = [norm.register_forward_pre_hook(partial(_look, seen)) for norm, seen in zip(norms, moments, strict=True)]
-    generator = torch.Generator().manual_seed(config.seed)
     for norm in norms:
         norm.train()
     try:
-        for raw in store.batches(iter_order(len(store), config.batch, config.precise_bn, generator)):
-            model.scores(model.features(raw.images.contiguous(memory_format=torch.channels_last)))
+        for images in batches:
+            model.scores(model.features(images))
     finally:
         for hook in hooks:
             hook.remove()

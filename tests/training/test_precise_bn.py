@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from fcn_edge.model.fcn import FCN, make_model
-from fcn_edge.training import loop
-from fcn_edge.training.batches import ImageStore, RawBatch, iter_order
+from fcn_edge.training import learner, loop
 from fcn_edge.training.checkpoint import load_checkpoint
 from fcn_edge.training.config import TrainConfig
-from fcn_edge.training.data import open_data
 from fcn_edge.training.loop import train
 from fcn_edge.training.precise_bn import take_statistics
 
@@ -27,58 +25,51 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loop, name, lambda *_: None)
 
 
-def store_of(config: TrainConfig) -> ImageStore:
-    return open_data(config, torch.device("cpu"))[1].train
-
-
 def norms(model: FCN) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def batches(store: ImageStore, config: TrainConfig) -> Iterator[RawBatch]:
-    generator = torch.Generator().manual_seed(config.seed)
-    return store.batches(iter_order(len(store), config.batch, config.precise_bn, generator))
+def drawn(count: int, side: int = 64) -> list[torch.Tensor]:
+    """Batches whose brightness differs, so that the spread between batches matters too."""
+    generator = torch.Generator().manual_seed(2)
+    return [50 * index + 60 * torch.rand(4, 3, side, side, generator=generator) for index in range(count)]
 
 
-def test_the_statistics_are_those_by_hand(config: Make) -> None:
-    options = config(precise_bn=3, seed=4)
-    store, model = store_of(options), make_model("fcn8s-edge-n", 3).eval()
-    take_statistics(model, store, options)
+def test_the_statistics_are_those_by_hand() -> None:
+    model = make_model("fcn8s-edge-n", 3).eval()
+    take_statistics(model, drawn(3))
 
     # Outputs of the first convolution over all pixels of all batches, as one tensor.
     first = norms(model)[0]
     seen: list[torch.Tensor] = []
     hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        for raw in batches(store, options):
-            model.features(raw.images)
+        for images in drawn(3):
+            model.features(images)
     hook.remove()
     assert len(seen) == 3
     values = torch.cat(seen).movedim(1, 0).flatten(1).double()
     assert torch.allclose(first.running_mean.double(), values.mean(1), atol=1e-5)
-    assert torch.allclose(first.running_var.double(), values.var(1), rtol=1e-5)
+    assert torch.allclose(first.running_var.double(), values.var(1), rtol=1e-4)
 
 
-def test_deeper_statistics_are_those_of_batches_normalised_by_themselves(config: Make) -> None:
+def test_deeper_statistics_are_those_of_batches_normalised_by_themselves() -> None:
     """Of one batch they are what torch's own running statistics become with momentum 1."""
-    options = config(precise_bn=1)
-    store, model, own = store_of(options), make_model("fcn8s-edge-n", 3), make_model("fcn8s-edge-n", 3, bn_momentum=1)
+    model, own = make_model("fcn8s-edge-n", 3), make_model("fcn8s-edge-n", 3, bn_momentum=1)
     own.load_state_dict(model.state_dict())
-    take_statistics(model.eval(), store, options)
+    take_statistics(model.eval(), drawn(1))
     with torch.no_grad():
-        for raw in batches(store, options):
-            own.train()(raw.images)
+        own.train()(drawn(1)[0])
     assert len(norms(model)) > 10
     for mine, other in zip(norms(model), norms(own), strict=True):
         assert torch.allclose(mine.running_mean, other.running_mean, rtol=1e-3, atol=1e-4)
         assert torch.allclose(mine.running_var, other.running_var, rtol=1e-3, atol=1e-4)
 
 
-def test_nothing_else_of_the_model_changes(config: Make) -> None:
-    options = config(precise_bn=2)
+def test_nothing_else_of_the_model_changes() -> None:
     model = make_model("fcn8s-edge-n", 3).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    take_statistics(model, store_of(options), options)
+    take_statistics(model, drawn(2))
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
@@ -91,10 +82,12 @@ def test_the_last_checkpoint_has_them_and_is_what_was_validated(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
+    taken: list[torch.Tensor] = []
 
-    def taken(model: FCN, store: ImageStore, options: TrainConfig) -> None:
+    def noted_statistics(model: FCN, batches: Iterable[torch.Tensor]) -> None:
         calls.append(len(validated))
-        take_statistics(model, store, options)
+        taken.extend(batches)
+        take_statistics(model, taken)
 
     validated: list[dict[str, torch.Tensor]] = []
     original = loop.validate
@@ -103,11 +96,13 @@ def test_the_last_checkpoint_has_them_and_is_what_was_validated(
         validated.append({name: value.clone() for name, value in model.state_dict().items()})
         return original(model, *rest)
 
-    plain = load_checkpoint(train(config(out=str(tmp_path / "plain"), epochs=3)).last)
-    monkeypatch.setattr(loop, "take_statistics", taken)
+    plain = load_checkpoint(train(config(out=str(tmp_path / "plain"), epochs=3, crop="48x48")).last)
+    monkeypatch.setattr(learner, "take_statistics", noted_statistics)
     monkeypatch.setattr(loop, "validate", noted)
-    precise = load_checkpoint(train(config(out=str(tmp_path / "precise"), epochs=3, precise_bn=4)).last)
+    precise = load_checkpoint(train(config(out=str(tmp_path / "precise"), epochs=3, crop="48x48", precise_bn=4)).last)
     assert calls == [2]  # once: after two validations and before the last
+    assert [images.shape for images in taken] == [(4, 3, 48, 48)] * 4
+    assert not torch.equal(taken[0], taken[0].round())  # crops are varied
     assert all(torch.equal(value, precise.ema[name]) for name, value in validated[-1].items())
 
     # The run itself is what it is without: weights, raw statistics and the generators.
@@ -116,19 +111,3 @@ def test_the_last_checkpoint_has_them_and_is_what_was_validated(
     for name, value in plain.ema.items():
         if "num_batches" not in name:  # counts the batches seen; no result depends on it
             assert torch.equal(value, precise.ema[name]) != ("running_" in name), name
-
-
-def test_images_are_whole_and_not_varied(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = config(precise_bn=2, crop="32x32")
-    store, model = store_of(options), make_model("fcn8s-edge-n", 3).eval()
-    seen: list[torch.Tensor] = []
-    features = model.features
-
-    def noted(images: torch.Tensor) -> Iterable[torch.Tensor]:
-        seen.append(images)
-        return features(images)
-
-    monkeypatch.setattr(model, "features", noted)
-    take_statistics(model, store, options)
-    assert all(torch.equal(images, raw.images) for images, raw in zip(seen, batches(store, options), strict=True))
-    assert seen[0].shape == (4, 3, 64, 64)
