@@ -101,17 +101,26 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
         "timed in turn, in rounds; *speed* compares each round with the first model's and gives the median and the "
         "range of the middle half.",
         "## Results",
-        _markdown_table(*_result_rows(results)),
+        markdown_table(*_result_rows(results)),
         f"![distribution of latency]({plot})" if plot else _NO_PLOT,
         "## Stages, median ms",
-        _markdown_table(["model", *stages], stage_rows),
+        markdown_table(["model", *stages], stage_rows),
         "## Checked before timing",
         "Share of pixels that are alike in two runs of the same frame, and with ONNX Runtime executing the same file.",
-        _markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
+        markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
         "## Machine",
-        _markdown_table(["fact", "value"], _fact_rows(payload["machine"])),
+        markdown_table(["fact", "value"], _fact_rows(payload["machine"])),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells; bars and line breaks in them do not break it."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
 
 
 def speed(result: dict[str, Any], base: dict[str, Any]) -> tuple[float, float, float]:
@@ -199,13 +208,6 @@ def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
         elif value is not None and value != []:
             rows.append([f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return rows
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
 
 
 def _number(value: float | None, digits: int) -> str:
