@@ -13,9 +13,9 @@ from ..errors import GateError
 from ..runtime.cuda_driver import cuda_version
 from ..runtime.engine import Engine, open_engine
 from ..runtime.engine_tensorrt import TensorRtEngine
-from ..runtime.sidecar import Gate, Precision, Sidecar, sidecar_path, write_sidecar
+from ..runtime.sidecar import Gate, Precision, Sidecar, sha256_of, sidecar_path, write_sidecar
 from .build_request import BuildRequest, Built
-from .engine_cache import engine_name, engine_state, sha256_of, typed_name
+from .engine_cache import engine_name, engine_state, typed_name
 from .gate import GateFrames, compare, open_gate, require_gate
 from .model_source import ModelSource, calibration_in, make_typed
 from .to_engine import EngineBuilder, OnProgress

@@ -128,18 +128,6 @@ def engine_state(
     return (None, reason) if reason else (sidecar, "current")
 
 
-def sha256_of(path: Path) -> str:
-    """Sha256 of a file.
-
-    Raises:
-        ModelError: if it cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as exc:
-        raise ModelError(f"model file {path} cannot be read: {exc.strerror or exc}") from exc
-
-
 def _drop_stamp(model: onnx.ModelProto) -> str | None:
     """Take the record out of a model and return it."""
     for index, entry in enumerate(model.metadata_props):

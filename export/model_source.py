@@ -14,8 +14,8 @@ import msgspec
 from ..contract import Contract
 from ..errors import MissingError, ModelError, UsageError
 from ..runtime.onnx_file import load_onnx, split_onnx
-from ..runtime.sidecar import Calibration
-from .engine_cache import Recipe, base_name, sha256_of, stamp, typed_state
+from ..runtime.sidecar import Calibration, sha256_of
+from .engine_cache import Recipe, base_name, stamp, typed_state
 from .frame_files import files_sha256
 
 if TYPE_CHECKING:

@@ -205,6 +205,24 @@ def read_plan(engine: Path, sidecar: Sidecar) -> bytes:
     return plan
 
 
+def sha256_of(path: Path, what: str = "model file", remedy: str = "") -> str:
+    """Sha256 of a file, as a sidecar records it.
+
+    Args:
+        path: the file.
+        what: what it is, for the message.
+        remedy: what to do if it cannot be read, for the message.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as exc:
+        reason = f"{what} {path} cannot be read: {exc.strerror or exc}"
+        raise ModelError(f"{reason}; {remedy}" if remedy else reason) from exc
+
+
 def check_machine(engine: Path, sidecar: Sidecar, tensorrt: Library, gpu: Gpu | None) -> None:
     """Refuse an engine that was built for another TensorRT or another kind of GPU.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -11,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import MissingError, ModelError
-from .sidecar import Library, Plugin
+from ..errors import MissingError
+from .sidecar import Library, Plugin, sha256_of
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 """Modules with TensorRT's interface, the first that works is used; the second is for GeForce and RTX desktops."""
@@ -131,9 +130,10 @@ def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
 
     Raises:
         MissingError: if the library cannot be loaded here or holds no fused head.
+        ModelError: if it cannot be read.
     """
     registry = trt.get_plugin_registry()
-    plugin = Plugin(version=PLUGIN_VERSION, sha256=plugin_sha256(path))
+    plugin = Plugin(version=PLUGIN_VERSION, sha256=sha256_of(path, "plugin library", _PLUGIN_REMEDY))
     if not _is_registered(registry):
         before = len(log.errors())
         registry.load_library(str(path))
@@ -149,18 +149,6 @@ def _is_registered(registry: Any) -> bool:
     return any(
         (creator.name, creator.plugin_version, creator.plugin_namespace) == wanted for creator in registry.all_creators
     )
-
-
-def plugin_sha256(path: Path) -> str:
-    """Sha256 of a plugin library.
-
-    Raises:
-        ModelError: if it cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as exc:
-        raise ModelError(f"plugin library {path} cannot be read: {exc.strerror or exc}; {_PLUGIN_REMEDY}") from exc
 
 
 def _numbers(version: str) -> tuple[int, ...]:

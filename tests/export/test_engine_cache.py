@@ -9,13 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fcn_edge.errors import ModelError
 from fcn_edge.export.engine_cache import (
     Recipe,
     base_name,
     engine_name,
     engine_state,
-    sha256_of,
     stamp,
     typed_name,
     typed_state,
@@ -106,8 +104,3 @@ def test_state_of_an_engine(engine: Path) -> None:
     assert engine_state(engine, **now) == (None, "its sidecar is missing or damaged")
     engine.unlink()
     assert engine_state(engine, **now) == (None, "absent")
-
-
-def test_a_missing_model_is_a_model_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
-        sha256_of(tmp_path / "x.onnx")

@@ -23,6 +23,7 @@ from fcn_edge.runtime.sidecar import (
     check_machine,
     read_plan,
     read_sidecar,
+    sha256_of,
     sidecar_path,
     write_sidecar,
 )
@@ -82,6 +83,16 @@ def test_a_sidecar_that_says_nothing_is_refused(engine: Path) -> None:
     path.unlink()
     with pytest.raises(ModelError, match=r"has no x\.engine\.json beside it"):
         read_sidecar(engine)
+
+
+def test_the_hash_of_a_file_that_cannot_be_read_says_what_the_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    with pytest.raises(ModelError, match=r"model file .*x\.onnx cannot be read: No such file or directory$"):
+        sha256_of(path)
+    with pytest.raises(ModelError, match=r"^plugin library .* cannot be read: .*; build it$"):
+        sha256_of(path, "plugin library", "build it")
+    path.write_bytes(b"a model")
+    assert sha256_of(path) == hashlib.sha256(b"a model").hexdigest()
 
 
 def test_another_machine_is_refused_with_the_command_that_builds_it_there(engine: Path) -> None:
