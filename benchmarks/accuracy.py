@@ -7,7 +7,7 @@ mean IoU), so models of different input sizes stand side by side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,9 @@ def evaluate(
         model: what to call the model in the result; empty: the contract's name of the architecture.
 
     Returns:
-        The object that ``fcn-edge eval --json`` prints. IoU of a class that appears in neither labels nor prediction
-        is None and left out of the mean; a mean of nothing is None.
+        The object that ``fcn-edge eval --json`` prints; where a sequence is held out, what :func:`part_of` says is in
+        it. IoU of a class that appears in neither labels nor prediction is None and left out of the mean; a mean of
+        nothing is None.
 
     Raises:
         ModelError: if engine and data set have different classes.
@@ -64,12 +65,32 @@ def evaluate(
         "model": model or engine.contract.model,
         "backend": engine.backend,
         "data": str(dataset.root),
-        "split": split,
+        **part_of(dataset, split),
         "images": len(samples),
         "miou": _finite(metrics.miou(matrix)),
         "pixel_accuracy": _finite(metrics.pixel_accuracy(matrix)),
         "per_class": {name: _finite(value) for name, value in zip(dataset.class_names, iou.tolist(), strict=True)},
     }
+
+
+def part_of(dataset: Dataset, split: str) -> dict[str, str]:
+    """Which images a split of a data set holds, in words that are true on the disk.
+
+    Returns:
+        ``split``; where a sequence is held out and stands in for ``val``: ``split`` train and ``holdout``, the
+        sequence; for what is left of train: ``split`` train and ``without``, the sequence.
+    """
+    if dataset.holdout and split == "val":
+        return {"split": "train", "holdout": dataset.holdout}
+    if dataset.holdout and split == "train":
+        return {"split": "train", "without": dataset.holdout}
+    return {"split": split}
+
+
+def part_name(part: Mapping[str, Any]) -> str:
+    """What :func:`part_of` says, for people: ``val``, ``0006R0``, ``train without 0006R0``."""
+    without = f" without {part['without']}" if "without" in part else ""
+    return f"{part.get('holdout') or part['split']}{without}"
 
 
 def check_classes(engine: Engine, dataset: Dataset, model: str = "") -> None:
@@ -97,7 +118,7 @@ def check_classes(engine: Engine, dataset: Dataset, model: str = "") -> None:
 def evaluation_table(result: dict[str, Any]) -> Table:
     """What :func:`evaluate` found, for people."""
     table = Table(
-        title=f"{result['model']} ({result['backend']}) on {result['images']} images of {result['split']}",
+        title=f"{result['model']} ({result['backend']}) on {result['images']} images of {part_name(result)}",
         show_footer=True,
     )
     table.add_column("class", footer="mean IoU\npixel accuracy")

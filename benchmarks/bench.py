@@ -14,7 +14,7 @@ from ..dataset import Dataset, read_sample
 from ..errors import MissingError
 from ..pixels import Image
 from ..runtime.engine import Engine, physical_cores
-from .accuracy import check_classes, evaluate
+from .accuracy import check_classes, evaluate, part_name, part_of
 from .engines import facts_of, open_any_engine, open_reference
 from .latency import Candidate, measure_interleaved
 from .memory import memory_alone
@@ -100,7 +100,7 @@ def _accuracy(
         return {}
     on_progress = partial(on_step, f"accuracy of {Path(model).name}") if on_step else None
     found = evaluate(engine, dataset, split, on_progress, model)
-    return {key: found[key] for key in ("split", "images", "miou", "pixel_accuracy")}
+    return {**part_of(dataset, split), **{key: found[key] for key in ("images", "miou", "pixel_accuracy")}}
 
 
 def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[Image], str]:
@@ -108,7 +108,9 @@ def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[I
     if dataset:
         samples = dataset.samples(split)
         chosen = samples[:: max(len(samples) // FRAMES, 1)][:FRAMES]
-        return [read_sample(dataset, sample)[0] for sample in chosen], f"{dataset.root.name} {split}"
+        return [
+            read_sample(dataset, sample)[0] for sample in chosen
+        ], f"{dataset.root.name} {part_name(part_of(dataset, split))}"
     size_hw = engine.contract.size_hw
     try:
         from ..street import draw_street

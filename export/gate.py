@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import metrics
 from ..contract import Contract
-from ..dataset import Dataset, open_dataset, read_sample
+from ..dataset import Dataset, open_dataset_for, read_sample
 from ..errors import DataError, GateError, ModelError
 from ..pixels import Image, Labels, read_image
 from ..runtime.engine import Engine, check_labels
@@ -68,9 +68,7 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
     """
     if request.data is None:
         return GateFrames(None, request.frames, files_sha256(request.frames), request)
-    dataset = open_dataset(request.data)
-    if dataset.class_names != contract.class_names and set(contract.class_names) <= set(dataset.class_names):
-        dataset = open_dataset(request.data, contract.class_names)
+    dataset = open_dataset_for(request.data, contract.class_names)
     if dataset.class_names != contract.class_names:
         raise ModelError(
             f"the model has the classes {', '.join(contract.class_names[:8])}, the gate's data {request.data} "

@@ -376,13 +376,9 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _open_dataset(args: argparse.Namespace, engine: Engine) -> Dataset:
     """The data set with the classes asked for, or those of the model where it knows only some of them."""
-    from .dataset import open_dataset
+    from .dataset import open_dataset_for
 
-    dataset = open_dataset(args.data, args.classes, args.holdout)
-    names = engine.contract.class_names
-    if not args.classes and names != dataset.class_names and set(names) <= set(dataset.class_names):
-        return open_dataset(args.data, names, args.holdout)
-    return dataset
+    return open_dataset_for(args.data, engine.contract.class_names, args.classes, args.holdout)
 
 
 def _print_json(value: Any) -> None:

@@ -75,6 +75,7 @@ class Dataset:
         id_map: 256 entries: mask value in the file -> class id, ``ignore_id``, or -1 for a value that is not allowed.
         splits: samples of each split, in the order of their names.
         unpaired: for each split, a sentence for each image without a mask and each mask without an image.
+        holdout: sequence of ``train`` that stands in for ``val``; empty: none, ``val`` is the folder's own.
     """
 
     root: Path
@@ -85,6 +86,7 @@ class Dataset:
     id_map: tuple[int, ...]
     splits: Mapping[str, tuple[Sample, ...]]
     unpaired: Mapping[str, tuple[str, ...]]
+    holdout: str = ""
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """The samples of a split.
@@ -141,6 +143,28 @@ def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> 
     if holdout:
         dataset = _hold_out(dataset, holdout)
     return _choose_classes(dataset, classes) if classes else dataset
+
+
+def open_dataset_for(root: Path, class_names: Sequence[str], classes: Sequence[str] = (), holdout: str = "") -> Dataset:
+    """Open a data set with the classes asked for, or with those of a model that knows only some of its classes.
+
+    Args:
+        root: the folder.
+        class_names: the model's classes.
+        classes: as in :func:`open_dataset`; they go before the model's.
+        holdout: as in :func:`open_dataset`.
+
+    Returns:
+        The data set; its classes are the model's only where these are among its own.
+
+    Raises:
+        UsageError: as :func:`open_dataset`.
+    """
+    dataset = open_dataset(root, classes, holdout)
+    known = tuple(class_names)
+    if not classes and known != dataset.class_names and set(known) <= set(dataset.class_names):
+        return open_dataset(root, known, holdout)
+    return dataset
 
 
 def read_sample(dataset: Dataset, sample: Sample) -> tuple[pixels.Image, pixels.Labels]:
@@ -294,7 +318,7 @@ def _hold_out(dataset: Dataset, holdout: str) -> Dataset:
         known = ", ".join(sorted({sample.name.rsplit("_", 1)[0] for sample in train})[:12])
         raise UsageError(f"holdout '{holdout}' takes {len(held)} of {len(train)} train images; sequences are: {known}")
     unpaired = {**dataset.unpaired, "val": ()}
-    return replace(dataset, splits={**dataset.splits, "train": kept, "val": held}, unpaired=unpaired)
+    return replace(dataset, splits={**dataset.splits, "train": kept, "val": held}, unpaired=unpaired, holdout=holdout)
 
 
 def _choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:

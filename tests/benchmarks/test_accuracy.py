@@ -68,6 +68,24 @@ def test_the_object_is_the_contracts_and_is_json(tmp_path):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+def test_a_holdout_is_named_and_is_not_val(tmp_path):
+    labels = np.zeros((4, 6), np.uint8)
+    for name in ("a_1", "a_2", "b_1"):
+        pixels.write_png(tmp_path / "images" / "train" / f"{name}.png", image_of(labels))
+        pixels.write_png(tmp_path / "masks" / "train" / f"{name}.png", labels)
+    (tmp_path / "classes.json").write_text(json.dumps({"names": list(NAMES)}))
+    dataset, engine = open_dataset(tmp_path, holdout="a"), EchoEngine(contract())
+    held, rest = evaluate(engine, dataset), evaluate(engine, dataset, "train")
+    assert (held["split"], held["holdout"], held["images"]) == ("train", "a", 2)
+    assert (rest["split"], rest["without"], rest["images"]) == ("train", "a", 1)
+    assert "holdout" not in rest
+    whole = evaluate(engine, open_dataset(tmp_path), "train")
+    assert (whole["split"], whole["images"]) == ("train", 3)
+    assert not {"holdout", "without"} & set(whole)
+    titles = [str(evaluation_table(result).title) for result in (held, rest, whole)]
+    assert [title.split(" images of ")[1] for title in titles] == ["a", "train without a", "train"]
+
+
 def test_a_split_where_nothing_counts_has_no_mean(tmp_path):
     ignored = np.full((4, 6), 255, np.uint8)
     result = evaluate(EchoEngine(contract()), write_plain(tmp_path, [(np.zeros((4, 6), np.uint8), ignored)]))
