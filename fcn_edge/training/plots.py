@@ -1,12 +1,14 @@
-"""Pictures of a run: its curves, and examples with label and answer; knows nothing about models or tensors."""
+"""Pictures of a run: its curves, and examples with label, answer and errors; knows nothing about models or tensors."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -16,6 +18,15 @@ from ..contract import Contract
 from ..pixels import Image, Labels, replaced
 
 _BLUE, _GREEN, _GREY = "#2563eb", "#0f9d58", "#6b7280"
+_LEGEND_COLUMNS = 8
+
+WRONG = (255, 96, 32)
+"""Red, green, blue of a wrong pixel in an error map; the rest of the map is grey, so every kind of eye tells it."""
+
+_DIMMED = 0.4  # brightness that is left of the image under an error map
+_DARKEST = 45  # so that no pixel that counts looks like an ignored one
+_MOST_KEPT = 64  # of 256 colours; with more classes than that, photographs would suffer
+_TITLE_INCHES, _CAPTION_INCHES = 0.18, 0.25
 
 
 def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
@@ -57,38 +68,97 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     _write(figure, path)
 
 
-def draw_grid(path: Path, rows: Sequence[tuple[Image, Labels, Labels]], contract: Contract) -> None:
+def draw_grid(
+    path: Path,
+    rows: Sequence[tuple[Image, Labels, Labels]],
+    contract: Contract,
+    *,
+    captions: Sequence[str] = (),
+    errors: bool = False,
+) -> None:
     """Draw images with label and answer side by side, and the classes' colours below, as a PNG.
 
     Args:
         path: the file.
         rows: image uint8 ``[h, w, 3]`` BGR, label and answer uint8 ``[h, w]``.
         contract: class names and palette.
+        captions: a line above each row; empty: none.
+        errors: whether :func:`error_map` stands beside the answer.
     """
     palette = np.zeros((256, 3), np.uint8)
     palette[: contract.num_classes] = contract.palette
+    titles = ("image", "label", "prediction", "errors")[: 4 if errors else 3]
+    legend = list(zip(contract.class_names, contract.palette, strict=True))
+    if errors:
+        legend += [("wrong", WRONG), ("ignored", (0, 0, 0))]
     height, width = rows[0][0].shape[:2]
-    legend_rows = -(-contract.num_classes // 8)
-    figure = Figure(figsize=(10, 10 / 3 * height / width * len(rows) + 0.5 + 0.25 * legend_rows), dpi=120)
+    heights = [10 / len(titles) * height / width + (_CAPTION_INCHES if captions else 0)] * len(rows)
+    heights[0] += _TITLE_INCHES
+    figure = Figure(figsize=(10, sum(heights) + 0.25 + 0.25 * -(-len(legend) // _LEGEND_COLUMNS)), dpi=120)
     figure.set_layout_engine("constrained")
-    axes = figure.subplots(len(rows), 3, squeeze=False)
-    for cells, (image_bgr, label, answer) in zip(axes, rows, strict=True):
-        for axis, picture in zip(cells, (image_bgr[..., ::-1], palette[label], palette[answer]), strict=True):
+    strips = figure.subfigures(len(rows), squeeze=False, height_ratios=heights)[:, 0]
+    for index, (strip, (image_bgr, label, answer)) in enumerate(zip(strips, rows, strict=True)):
+        axes = strip.subplots(1, len(titles))
+        pictures = [image_bgr[..., ::-1], palette[label], palette[answer]]
+        if errors:
+            pictures.append(error_map(image_bgr, label, answer, contract.ignore_id)[..., ::-1])
+        for axis, picture, title in zip(axes, pictures, titles, strict=True):
             axis.imshow(picture, aspect="auto")
             axis.set_axis_off()
-    for axis, title in zip(axes[0], ("image", "label", "prediction"), strict=True):
-        axis.set_title(title, fontsize=10)
+            if index == 0:
+                axis.set_title(title, fontsize=10)
+        if captions:
+            strip.suptitle(captions[index], fontsize=9, x=0.005, ha="left")
     patches = [
         Patch(
             facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="#9ca3af", linewidth=0.5, label=name
         )
-        for name, color in zip(contract.class_names, contract.palette, strict=True)
+        for name, color in legend
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
-    _write(figure, path)
+    figure.legend(handles=patches, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=8, frameon=False)
+    _write_small(figure, path, [color for _, color in legend])
+
+
+def error_map(image_bgr: Image, label: Labels, answer: Labels, ignore_id: int | None) -> Image:
+    """Where an answer is wrong.
+
+    Args:
+        image_bgr: uint8 ``[h, w, 3]`` BGR.
+        label: uint8 ``[h, w]``.
+        answer: uint8 ``[h, w]``.
+        ignore_id: label that never counts, or None.
+
+    Returns:
+        uint8 ``[h, w, 3]`` BGR: ``WRONG`` where the answer is not the label, black where nothing counts, elsewhere the
+        image, grey and dimmed.
+    """
+    grey = (_DARKEST + image_bgr.mean(2) * _DIMMED).astype(np.uint8)
+    picture: Image = np.repeat(grey[..., None], 3, axis=2)
+    picture[label != answer] = WRONG[::-1]
+    if ignore_id is not None:
+        picture[label == ignore_id] = 0
+    return picture
 
 
 def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with replaced(path) as temporary:
         figure.savefig(temporary)
+
+
+def _write_small(figure: Figure, path: Path, kept: Sequence[tuple[int, int, int]]) -> None:
+    """Write photographs as a PNG of 256 colours, a third of the size; ``kept`` stay, however few pixels have them."""
+    FigureCanvasAgg(figure)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    rgb = PIL.Image.open(drawn).convert("RGB")
+    colors = sorted({*kept, (0, 0, 0), (255, 255, 255)})
+    if len(colors) <= _MOST_KEPT:
+        pixels, common = np.asarray(rgb), rgb.quantize(256 - len(colors), dither=PIL.Image.Dither.NONE)
+        indices = np.asarray(common) + np.uint8(len(colors))
+        for index, color in enumerate(colors):
+            indices[(pixels == color).all(2)] = index
+        rgb = PIL.Image.fromarray(indices)
+        rgb.putpalette([*(value for color in colors for value in color), *(common.getpalette() or [])])
+    with replaced(path) as temporary:
+        rgb.save(temporary, optimize=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fcn_edge.contract import Contract
 from fcn_edge.pixels import read_image
-from fcn_edge.training.plots import draw_curves, draw_grid
+from fcn_edge.training.plots import WRONG, draw_curves, draw_grid, error_map
 
 
 def test_curves_are_drawn_with_gaps_and_with_nothing(tmp_path: Path) -> None:
@@ -44,6 +45,38 @@ def test_the_grid_shows_image_label_and_answer_side_by_side(tmp_path: Path) -> N
     assert len(truth) < 0.6 * len(predicted)  # half of the label is ignored, and black
     legend = (np.abs(rgb - palette[2]).max(2) < 4).sum()
     assert legend > 50  # class c is in no picture, but in the legend
+
+
+def test_a_grid_with_errors_keeps_every_colour_of_the_classes(tmp_path: Path) -> None:
+    palette = ((250, 10, 20), (10, 200, 30), (5, 15, 240))
+    contract = Contract("fcn8s-edge-n", (64, 96), ("a", "b", "c"), palette, (0, 0, 0), (1, 1, 1), (32, 16, 8))
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)  # more colours than a small PNG has
+    label, answer = np.zeros((64, 96), np.uint8), np.zeros((64, 96), np.uint8)
+    answer[:, 48:] = 1
+    plain, full = tmp_path / "plain.png", tmp_path / "full.png"
+    draw_grid(plain, [(image, label, answer)] * 2, contract)
+    draw_grid(full, [(image, label, answer)] * 2, contract, captions=["one", "two"], errors=True)
+    rgb = read_image(full)[..., ::-1]
+    assert len(np.unique(rgb.reshape(-1, 3), axis=0)) <= 256
+    counts = [(rgb == color).all(2).sum() for color in (*palette, WRONG, (255, 255, 255))]
+    assert counts[0] > counts[1] > 10_000  # a: the label and half of the answer
+    assert counts[3] == pytest.approx(counts[1], rel=0.05)  # all of b is wrong
+    assert 50 < counts[2] < 1000  # the legend alone
+    assert counts[4] > 10_000
+    assert not (read_image(plain)[..., ::-1] == WRONG).all(2).any()
+
+
+def test_an_error_map_tells_wrong_right_and_ignored_apart() -> None:
+    image = np.full((2, 3, 3), 200, np.uint8)
+    image[0, 0] = 0  # as dark as a pixel can be, and yet not black on the map
+    label = np.array([[0, 1, 255], [2, 2, 255]], np.uint8)
+    answer = np.array([[0, 2, 0], [2, 1, 255]], np.uint8)
+    found = error_map(image, label, answer, 255)
+    wrong, ignored = (found == WRONG[::-1]).all(2), (found == 0).all(2)
+    np.testing.assert_array_equal(wrong, [[False, True, False], [False, True, False]])
+    np.testing.assert_array_equal(ignored, label == 255)
+    assert found[0, 0].max() < found[1, 0].max() < 200
+    assert (error_map(image, label, answer, None)[0, 2] == WRONG[::-1]).all()  # 255 is a class like others
 
 
 def test_no_picture_leaves_a_temporary_file(tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""INT8 on a held-out sequence: what the record holds, what the table says of it, and what may not judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+import torch
+
+from fcn_edge import pixels, street
+from fcn_edge.benchmarks import quantised
+from fcn_edge.benchmarks.quantised_table import markdown_from_record
+from fcn_edge.contract import Contract
+from fcn_edge.dataset import open_dataset
+from fcn_edge.errors import UsageError
+from fcn_edge.export.frame_files import files_sha256
+from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint
+from fcn_edge.training.config import TrainConfig
+
+SIZE_HW = (64, 96)
+HOLDOUT = "b"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Drawn streets: ten of sequence a, two of sequence b."""
+    root = tmp_path_factory.mktemp("sequences")
+    for number in range(12):
+        name = f"{'a' if number < 10 else 'b'}_{number:02d}.png"
+        image, labels = street.draw_street(number, 5.0, SIZE_HW)
+        pixels.write_png(root / "images" / "train" / name, image)
+        pixels.write_png(root / "masks" / "train" / name, labels)
+    (root / "classes.json").write_bytes(msgspec.json.encode({"names": street.CLASS_NAMES, "palette": street.PALETTE}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def write_checkpoint(lively_model, tmp_path_factory):
+    """Writes checkpoints with given options of training; the weights differ from seed to seed."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def write(name: str, seed: int = 0, **options) -> Path:
+        model = lively_model("fcn8s-edge-n", len(street.CLASS_NAMES))
+        with torch.no_grad():
+            model.score_convs[0].bias[0].add_(float(seed))
+        mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
+        contract = Contract(
+            model.name, SIZE_HW, tuple(street.CLASS_NAMES), tuple(map(tuple, street.PALETTE)), mean, std, model.strides
+        )
+        config = TrainConfig(data=".", out=".", model=model.name, seed=seed, **{"holdout": HOLDOUT, **options})
+        state = model.state_dict()
+        save_checkpoint(folder / name, Checkpoint(contract, config, model=state, ema=state, epoch=7, seconds=90.0))
+        return folder / name
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def measured(data, write_checkpoint, tmp_path_factory) -> Path:
+    """A record of one checkpoint, written as the command does."""
+    record = tmp_path_factory.mktemp("record") / "q.json"
+    checkpoint = write_checkpoint("one.pt")
+    code = quantised.main(
+        [str(checkpoint), "--data", str(data), "--holdout", HOLDOUT, "--threads", "1", "-o", str(record)]
+    )
+    assert code == 0
+    return record
+
+
+def test_the_record_holds_scores_and_how_they_came_about(measured, data):
+    payload = json.loads(measured.read_bytes())
+    assert payload["benchmark"] == "quantised"
+    assert {"cpu", "commit", "packages"} <= set(payload["machine"])
+    assert payload["data"] == {"name": data.name, "holdout": HOLDOUT, "images": 2}
+    (run,) = payload["runs"]
+    assert (run["model"], run["seed"], run["epochs"], run["minutes"]) == ("fcn8s-edge-n", 0, 7, 1.5)
+    assert len(run["checkpoint_sha256"]) == 64
+    assert run["params"] > 900_000
+    assert run["gmacs"] > 0
+    assert run["int8_qat"] is None
+    for scores in (run["fp32"], run["int8_ptq"]):
+        assert 0 < scores["miou"] < 1
+        assert set(scores["per_class"]) == set(street.CLASS_NAMES)
+    ptq = run["int8_ptq"]
+    assert 0.8 < ptq["agreement"] < 1  # 1 would be FP32 compared with itself
+    assert ptq["miou"] != run["fp32"]["miou"]
+    assert len(ptq["layers"]) == 20
+    assert ptq["kept"]
+
+
+def test_ranges_are_measured_without_the_sequence_that_judges(measured, data):
+    ptq = json.loads(measured.read_bytes())["runs"][0]["int8_ptq"]
+    assert ptq["calibration_frames"] + ptq["held_out_frames"] == 10
+    allowed = [sample.image for sample in open_dataset(data).samples("train") if sample.name.startswith("a_")]
+    assert ptq["calibration_sha256"] == files_sha256(allowed)
+
+
+def test_the_table_is_printed_again_from_the_record(measured, tmp_path, capsys):
+    assert quantised.main(["--from", str(measured)]) == 0
+    text = capsys.readouterr().out
+    assert "| fcn8s-edge-n | 0.99 |" in text
+    assert f"2 images of {HOLDOUT}" in text
+    assert quantised.main(["--from", str(measured), "--markdown", str(tmp_path / "t.md")]) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "t.md").read_text() == text
+
+
+def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpoint, monkeypatch):
+    calibrate, asked = quantised.int8_from, []
+
+    def int8_from(checkpoint, out, calib, threads, on_step):
+        asked.append((checkpoint.name, calib is None))
+        frames = [sample.image for sample in open_dataset(data, holdout=HOLDOUT).samples("train")]
+        return calibrate(checkpoint, out, calib or frames, threads, on_step)
+
+    monkeypatch.setattr(quantised, "int8_from", int8_from)
+    float_one, tuned = write_checkpoint("float.pt", 3), write_checkpoint("tuned.pt", 4)
+    payload = quantised.bench_quantised([float_one], [tuned], data, HOLDOUT, 1, lambda *step: None)
+    assert asked == [("float.pt", False), ("tuned.pt", True)]
+    (run,) = payload["runs"]
+    assert (run["seed"], run["int8_qat"]["seed"]) == (3, 4)
+    assert run["int8_qat"]["checkpoint_sha256"] != run["checkpoint_sha256"]
+    assert 0 < run["int8_qat"]["agreement"] < run["int8_ptq"]["agreement"]  # its weights are others than fp32's
+    assert run["int8_qat"]["fp32"]["miou"] > 0
+
+
+def run_of(model, params, seed, fp32, ptq, qat=None):
+    def scores(miou):
+        return {"miou": miou, "agreement": 0.99, "calibration_frames": 64}
+
+    return {
+        "model": model,
+        "seed": seed,
+        "params": params,
+        "gmacs": 2.5,
+        "fp32": {"miou": fp32},
+        "int8_ptq": scores(ptq),
+        "int8_qat": qat and scores(qat),
+    }
+
+
+def table_of(runs):
+    text = markdown_from_record({"data": {"name": "camvid", "holdout": "0006R0", "images": 101}, "runs": runs})
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [dict(zip(lines[0], row, strict=True)) for row in lines[2:]]
+
+
+def test_means_ranges_and_drops_go_over_seeds():
+    runs = [
+        run_of("big", 4e6, 0, 0.5, 0.499),
+        run_of("small", 1e6, 1, 0.44, 0.439, 0.4405),
+        run_of("small", 1e6, 0, 0.42, 0.416, 0.4195),
+    ]
+    small, big = table_of(runs)
+    assert (small["model"], small["seeds"], small["params M"]) == ("small", "2", "1.00")
+    assert small["fp32"] == "0.4300 (0.4200 to 0.4400)"
+    assert small["int8-ptq drop"] == "0.25 (0.10 to 0.40)"  # points, seed by seed
+    assert small["int8-qat drop"] == "0.00 (-0.05 to 0.05)"
+    assert (big["fp32"], big["int8-ptq drop"], big["int8-qat"], big["int8-qat drop"]) == ("0.5000", "0.10", "-", "-")
+
+
+def test_a_mean_over_some_seeds_says_so_and_columns_of_nothing_go():
+    runs = [run_of("one", 1e6, 0, 0.44, 0.439, 0.44), run_of("one", 1e6, 1, 0.42, 0.416)]
+    assert table_of(runs)[0]["int8-qat"] == "0.4400, 1 of 2 seeds"
+    assert not [name for name in table_of(runs[1:])[0] if "qat" in name]
+
+
+@pytest.mark.parametrize("options", [{"holdout": ""}, {"holdout": "a"}, {"splits": ("train", "val")}])
+def test_a_checkpoint_that_has_seen_the_sequence_is_refused(write_checkpoint, data, tmp_path, options):
+    path = write_checkpoint("seen.pt", **options)
+    with pytest.raises(UsageError, match="may have seen b"):
+        quantised.open_trained(path, HOLDOUT)
+
+
+def test_each_seed_counts_once_and_none_is_left_over(write_checkpoint):
+    one, same, other = (
+        quantised.open_trained(write_checkpoint(name, seed), HOLDOUT)
+        for name, seed in (("a.pt", 0), ("b.pt", 0), ("c.pt", 1))
+    )
+    assert quantised.paired([one, other], [same]) == [(one, same), (other, None)]
+    with pytest.raises(UsageError, match="give one of them"):
+        quantised.paired([one, same], [])
+    with pytest.raises(UsageError, match="has no checkpoint to be compared with"):
+        quantised.paired([one], [same, other])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to measure"),
+        (["x.pt", "--data", ".", "-o", "x.json"], "nothing to measure"),
+        (["x.onnx", "--data", ".", "--holdout", "b", "-o", "x.json"], "does not end in .pt"),
+        (["--from", "missing.json"], "missing.json cannot be read"),
+        (["--from", "missing.json", "x.pt"], "leave checkpoints"),
+        (["--from", "{other}"], "is of benchmark bench"),
+    ],
+)
+def test_bad_use_ends_in_a_sentence(tmp_path, capsys, arguments, words):
+    other = tmp_path / "other.json"
+    other.write_text('{"benchmark": "bench"}')
+    assert quantised.main([argument.format(other=other) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert words in " ".join(printed.err.split())
