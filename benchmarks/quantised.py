@@ -67,17 +67,27 @@ class Trained:
         }
 
 
-def open_trained(path: Path, holdout: str) -> Trained:
+def open_trained(path: Path, holdout: str, qat: bool = False) -> Trained:
     """Read what a checkpoint says of itself.
 
+    Args:
+        path: a ``.pt`` file that training wrote.
+        holdout: the sequence that is to judge it.
+        qat: whether it is expected to be one of quantisation-aware training.
+
     Raises:
-        UsageError: if it is no ``.pt`` file, or was trained on the sequence that is to judge it.
+        UsageError: if it is no ``.pt`` file, is of the other kind, or was trained on the sequence.
         ModelError: if it is missing or damaged.
         MissingError: if torch is not installed.
     """
     if path.suffix != ".pt":
         raise UsageError(f"{path} does not end in .pt; give checkpoints that fcn-edge train wrote")
     found = Trained(path, facts_from_file(path))
+    if found.config["qat"] != qat:
+        raise UsageError(
+            f"{path} was trained with{'' if found.config['qat'] else 'out'} --qat; give checkpoints in floating point "
+            "first, and behind --qat those that were fine-tuned from them"
+        )
     # With a holdout, val is the holdout: who trained on both splits trained on all of it.
     if found.config["holdout"] != holdout or "val" in found.config["splits"]:
         how = f"--holdout {found.config['holdout'] or 'nothing'} on {' + '.join(found.config['splits'])}"
@@ -134,12 +144,12 @@ def int8_from(
         FcnEdgeError: as :func:`fcn_edge.export.to_onnx.onnx_from_checkpoint` and
             :func:`fcn_edge.export.quantize.typed_onnx` raise them.
     """
-    from ..export.quantize import typed_onnx
+    from ..export.quantize import LEARNED, typed_onnx
     from ..export.to_onnx import onnx_from_checkpoint
 
     fp32 = onnx_from_checkpoint(checkpoint, out.with_name(f"{out.stem}-fp32.onnx"))
     if calib is None:
-        return fp32, typed_onnx(fp32, out, "int8", method="learned", threads=threads)
+        return fp32, typed_onnx(fp32, out, "int8", method=LEARNED, threads=threads)
     return fp32, typed_onnx(fp32, out, "int8", calib=calib, threads=threads, on_progress=on_step)
 
 
@@ -222,7 +232,7 @@ def bench_quantised(
         FcnEdgeError: as :func:`open_trained`, :func:`paired`, :func:`fcn_edge.dataset.open_dataset` and :func:`run_of`.
     """
     trained = [open_trained(path, holdout) for path in checkpoints]
-    pairs = paired(trained, [open_trained(path, holdout) for path in qat])
+    pairs = paired(trained, [open_trained(path, holdout, qat=True) for path in qat])
     runs = []
     for index, (one, tuned) in enumerate(pairs):
         on_step("checkpoints", index, len(pairs))

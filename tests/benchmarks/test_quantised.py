@@ -23,6 +23,8 @@ from fcn_edge.errors import UsageError
 from fcn_edge.export.frame_files import files_sha256
 from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint
 from fcn_edge.training.config import TrainConfig
+from fcn_edge.training.qat import measure_steps
+from fcn_edge.training.qat import quantised as quantised_model
 
 SIZE_HW = (64, 96)
 HOLDOUT = "b"
@@ -55,6 +57,9 @@ def write_checkpoint(lively_model, tmp_path_factory):
             model.name, SIZE_HW, tuple(street.CLASS_NAMES), tuple(map(tuple, street.PALETTE)), mean, std, model.strides
         )
         config = TrainConfig(data=".", out=".", model=model.name, seed=seed, **{"holdout": HOLDOUT, **options})
+        if config.qat:
+            model = quantised_model(model)
+            measure_steps(model, [torch.from_numpy(street.draw_street(0, 5.0, SIZE_HW)[0]).permute(2, 0, 1)[None]])
         state = model.state_dict()
         save_checkpoint(folder / name, Checkpoint(contract, config, model=state, ema=state, epoch=7, seconds=90.0))
         return folder / name
@@ -112,23 +117,26 @@ def test_the_table_is_printed_again_from_the_record(measured, tmp_path, capsys):
     assert (tmp_path / "t.md").read_text() == text
 
 
-def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpoint, monkeypatch):
-    calibrate, asked = quantised.int8_from, []
-
-    def int8_from(checkpoint, out, calib, threads, on_step):
-        asked.append((checkpoint.name, calib is None))
-        frames = [sample.image for sample in open_dataset(data, holdout=HOLDOUT).samples("train")]
-        return calibrate(checkpoint, out, calib or frames, threads, on_step)
-
-    monkeypatch.setattr(quantised, "int8_from", int8_from)
-    float_one, tuned = write_checkpoint("float.pt", 3), write_checkpoint("tuned.pt", 4)
+def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpoint, measured):
+    float_one, tuned = write_checkpoint("float.pt"), write_checkpoint("tuned.pt", 4, qat=True, init="float.pt")
     payload = quantised.bench_quantised([float_one], [tuned], data, HOLDOUT, 1, lambda *step: None)
-    assert asked == [("float.pt", False), ("tuned.pt", True)]
-    (run,) = payload["runs"]
-    assert (run["seed"], run["int8_qat"]["seed"]) == (3, 4)
-    assert run["int8_qat"]["checkpoint_sha256"] != run["checkpoint_sha256"]
-    assert 0 < run["int8_qat"]["agreement"] < run["int8_ptq"]["agreement"]  # its weights are others than fp32's
-    assert run["int8_qat"]["fp32"]["miou"] > 0
+    (run,), before = payload["runs"], json.loads(measured.read_bytes())["runs"][0]
+    assert (run["fp32"], run["int8_ptq"]) == (before["fp32"], before["int8_ptq"])  # the same weights
+    qat = run["int8_qat"]
+    assert (run["seed"], qat["seed"]) == (0, 4)
+    assert qat["checkpoint_sha256"] != run["checkpoint_sha256"]
+    assert (qat["method"], qat["calibration_frames"], len(qat["layers"])) == ("learned", 0, 20)
+    assert 0 < qat["agreement"] < run["int8_ptq"]["agreement"]  # its weights are others than fp32's
+    assert 0 < qat["fp32"]["miou"] != run["fp32"]["miou"]
+
+
+def test_both_kinds_of_checkpoint_in_their_place(write_checkpoint):
+    plain, tuned = write_checkpoint("plain.pt"), write_checkpoint("qat.pt", qat=True, init="plain.pt")
+    assert quantised.open_trained(tuned, HOLDOUT, qat=True).config["qat"]
+    with pytest.raises(UsageError, match="was trained with --qat"):
+        quantised.open_trained(tuned, HOLDOUT)
+    with pytest.raises(UsageError, match="was trained without --qat"):
+        quantised.open_trained(plain, HOLDOUT, qat=True)
 
 
 def run_of(model, params, seed, fp32, ptq, qat=None):
