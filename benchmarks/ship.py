@@ -1,0 +1,210 @@
+"""Makes a model that ships with the package: INT8 file, card and record, from a checkpoint; knows nothing of training.
+
+Run as ``python -m fcn_edge.benchmarks.ship CKPT NAME --data camvid --quantised RECORD``, in a checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from ..dataset import open_dataset
+from ..errors import FcnEdgeError, UsageError
+from ..pixels import replaced, write_atomically
+from ..runtime import open_engine
+from .accuracy import evaluate
+from .record import machine_facts, write_record
+from .report import markdown_table
+
+MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
+_HISTORY_LINES = 40
+
+
+def ship(checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, story: str) -> dict[str, Any]:
+    """Write ``fcn_edge/models/NAME.onnx`` and ``.md`` and ``benchmarks/records/NAME.json``.
+
+    Args:
+        checkpoint: the ``.pt`` to ship, trained on all splits.
+        name: of the model, such as ``camvid-n``.
+        data: the data set, whose training images measure the INT8 ranges (unless the checkpoint learned them).
+        quantised: record of :mod:`.quantised` with the same network, trained without the sequence that judges it.
+        commit: of the code that trained it.
+        story: how the weights came about, a sentence or two for the card.
+
+    Returns:
+        The record.
+
+    Raises:
+        UsageError: if this is no checkout, or ``quantised`` has no run of the checkpoint's network.
+        FcnEdgeError: as export, quantisation and evaluation raise it.
+    """
+    from ..export.facts import facts_from_file
+    from ..export.quantize import typed_onnx
+    from ..export.to_onnx import onnx_from_checkpoint
+
+    if not (MODELS.is_dir() and RECORDS.is_dir()):
+        raise UsageError(f"{MODELS} and {RECORDS} are not here; run this in a checkout of fcn_edge")
+    facts = facts_from_file(checkpoint)
+    training = facts["training"]
+    judged = _judged(quantised, facts["contract"]["model"])
+    dataset = open_dataset(data)
+    target = MODELS / f"{name}.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        fp32 = onnx_from_checkpoint(checkpoint, Path(folder) / f"{name}.onnx")
+        report = typed_onnx(fp32, Path(folder) / "int8.onnx", "int8", calib=data)
+        scores = {}
+        for key, path in (("val_fp32", fp32), ("val", report.path)):
+            with open_engine(path) as engine:
+                scores[key] = evaluate(engine, dataset) | {"model": name, "data": data.resolve().name}
+        with replaced(target) as temporary:
+            temporary.write_bytes(report.path.read_bytes())
+    record = {
+        "benchmark": f"the shipped {name}: {facts['contract']['model']}, INT8",
+        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "note": "val was trained on: its numbers show that the file is whole, not how good it is",
+        "machine": machine_facts(),
+        "story": story,
+        "commit_trained": commit,
+        "minutes": training["seconds"] / 60,
+        "epochs": training["epochs"],
+        "steps": training["steps"],
+        "config": _without_places(training["config"], name),
+        "provenance": training["provenance"],
+        "checkpoint_sha256": facts["sha256"],
+        "sha256": facts_from_file(target)["sha256"],
+        "bytes": target.stat().st_size,
+        "int8": {"method": report.method, "agreement": report.agreement, "kept": list(report.kept)},
+        "eval": scores,
+        "history": _thinned(checkpoint),
+    }
+    write_record(RECORDS / f"{name}.json", record)
+    write_atomically(target.with_suffix(".md"), card(name, facts, record, judged).encode())
+    return record
+
+
+def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[str, Any]) -> str:
+    """The model card, Markdown.
+
+    Args:
+        name: of the model.
+        facts: of its checkpoint, as :func:`fcn_edge.export.facts.facts_from_file` gives them.
+        record: what :func:`ship` writes.
+        judged: the run of :mod:`.quantised` that stands for it.
+    """
+    contract, config, int8 = facts["contract"], record["config"], record["int8"]
+    height, width = contract["size_hw"]
+    agreed = f"{int8['agreement']:.2%} of the labels of training images that did not measure them are those of FP32"
+    ranges = "ranges learned in training" if int8["method"] == "learned" else f"ranges by {int8['method']}"
+    splits = " + ".join(config["splits"])
+    rows = [
+        ["Architecture", f"`{contract['model']}`: plain residual FCN with score maps at strides {_listed(contract)}"],
+        ["Params, GMACs", f"{facts['params'] / 1e6:.2f} M, {facts['gmacs']:.2f} at {height}x{width}"],
+        ["Input", f"{height}x{width}; a frame of any size is resized"],
+        ["Classes", ", ".join(contract["class_names"])],
+        [
+            "Data",
+            f"CamVid, {splits} ({record['provenance']['train_images']} images of 360x480), split of SegNet's tutorial",
+        ],
+        ["Recipe", record["story"]],
+        [
+            "Last run",
+            f"{record['epochs']} epochs ({record['steps']} steps of {config['batch']} crops of "
+            f"{'x'.join(map(str, config['crop']))}), seed {config['seed']}, {record['minutes']:.0f} minutes; the last "
+            "checkpoint, averaged weights; nothing was chosen on val or test",
+        ],
+        ["INT8", f"{ranges}; {agreed}"],
+        ["Record", f"`benchmarks/records/{name}.json`"],
+    ]
+    per_class = judged["int8_ptq"]["per_class"]
+    scores = [[label, "-" if iou is None else f"{iou:.3f}"] for label, iou in per_class.items()]
+    scores += [["**mIoU**", f"**{judged['int8_ptq']['miou']:.3f}**"]]
+    return f"""# {name}
+
+`fcn-edge stream {name} 0`: street scenes, {len(contract["class_names"])} classes, INT8, {record["bytes"] / 1e6:.1f} MB.
+
+{markdown_table(["", ""], rows)}
+
+## How good it is
+
+No labelled image is left that these weights have not seen. The same network, trained in the same way without sequence
+0006R0, has on the 101 images of 0006R0, in INT8 (FP32: {judged["fp32"]["miou"]:.3f} mIoU):
+
+{markdown_table(["class", "IoU"], scores)}
+
+0006R0 is a drive that resembles no other: car parks, a petrol station, a supermarket, and next to no bicyclist, so
+that a network that finds none of those few pixels loses a class of eleven.
+
+## What it is bad at
+
+Thin and small things (poles, signs, people far away), bicyclists, night, rain, streets that do not look like Cambridge
+in 2005, cameras that are not behind a windscreen. It must not steer anything.
+
+## Licence
+
+CamVid (Brostow, Fauqueur, Cipolla: "Semantic object classes in video", 2009) is for research; so are these weights. The
+code is Apache-2.0.
+"""
+
+
+def _judged(path: Path, model: str) -> dict[str, Any]:
+    """The run of a network in a record of :mod:`.quantised`, the first seed."""
+    from .quantised import read_record
+
+    runs: list[dict[str, Any]] = [run for run in read_record(path)["runs"] if run["model"] == model]
+    if not runs:
+        raise UsageError(f"{path} has no run of {model}; measure one with python -m fcn_edge.benchmarks.quantised")
+    return min(runs, key=lambda run: int(run["seed"]))
+
+
+def _without_places(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Options without the folders of the machine that trained."""
+    shortened = {key: "/".join(PurePath(config[key]).parts[-2:]) for key in ("init", "teacher") if config.get(key)}
+    return config | shortened | {"data": "camvid", "out": f"runs/{name}"}
+
+
+def _thinned(checkpoint: Path) -> list[dict[str, Any]]:
+    """Loss and time over the run, some forty epochs of it."""
+    from ..training.checkpoint import load_checkpoint
+
+    history = load_checkpoint(checkpoint).history
+    every = -(-len(history) // _HISTORY_LINES)
+    kept = [entry for entry in history if entry["epoch"] % every == 0 or entry is history[-1]]
+    return [{key: entry[key] for key in ("epoch", "loss", "seconds")} for entry in kept]
+
+
+def _listed(contract: dict[str, Any]) -> str:
+    *coarse, finest = map(str, contract["strides"])
+    return f"{', '.join(coarse)} and {finest}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the files; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.ship", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=".pt, trained on all splits")
+    parser.add_argument("name", metavar="NAME", help="such as camvid-n")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="CamVid")
+    parser.add_argument("--quantised", type=Path, required=True, metavar="FILE.json", help="record that judges it")
+    parser.add_argument("--commit", required=True, help="of the code that trained it")
+    parser.add_argument("--story", required=True, help="how the weights came about, for the card")
+    args = parser.parse_args(arguments)
+    try:
+        record = ship(args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story)
+    except FcnEdgeError as exc:
+        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
+        return exc.exit_code
+    summary = {key: record[key] for key in ("bytes", "int8", "epochs", "minutes")}
+    summary["miou"] = {key: scores["miou"] for key, scores in record["eval"].items()}
+    sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
