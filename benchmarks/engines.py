@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import MissingError, ModelError
 from ..pixels import Image, Labels, fit_image, restore_labels
-from ..runtime.engine import Engine, open_engine, shipped_models
+from ..runtime.engine import Engine, open_engine
+from ..shipped import shipped_models
 
 Reference = Callable[[Image], Labels]
 """Labels uint8 ``[height, width]`` of a frame uint8 ``[height, width, 3]``, by an independent implementation."""

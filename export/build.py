@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import GateError, UsageError
-from ..runtime.engine import shipped_models
 from ..runtime.tensorrt_library import find_plugin, has_tensorrt
+from ..shipped import shipped_models
 from .build_one import Shop, build_one
 from .build_request import BuildRequest, Built
 from .candidates import AUTO, MAX_FRAMES

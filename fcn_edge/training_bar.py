@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A progress bar on stderr with loss, mIoU, rate and time left."""
+    """A progress bar on stderr with loss, mIoU, rate and time left; what training logs stands above it."""
     from rich.console import Console
+    from rich.logging import RichHandler
     from rich.progress import BarColumn, Progress, TextColumn
 
-    with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+    console, log = Console(stderr=True), logging.getLogger("fcn_edge.training")
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=console) as progress:
         task = progress.add_task("starting", total=1.0)
 
         def show(state: TrainingProgress) -> None:
@@ -25,4 +29,11 @@ def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
             text = f"epoch {state.epoch} loss {state.loss:.4f} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
             progress.update(task, description=text, completed=state.fraction)
 
-        yield show
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield show
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)

@@ -11,7 +11,7 @@ from fcn_edge import street
 from fcn_edge.benchmarks.accuracy import evaluate
 from fcn_edge.dataset import CAMVID, open_dataset
 from fcn_edge.runtime import open_engine
-from fcn_edge.runtime.engine import shipped_models
+from fcn_edge.shipped import shipped_models
 
 RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
 

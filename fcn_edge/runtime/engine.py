@@ -12,10 +12,10 @@ from typing import TypeVar
 from ..contract import Contract
 from ..errors import EngineError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
+from ..shipped import shipped_models
 
 PRECISION_HINTS = ("f32", "bf16")
 MAX_THREADS = 1024
-_MODELS = Path(__file__).parent.parent / "models"
 _Engine = TypeVar("_Engine", bound="Engine")  # typing.Self needs Python 3.11
 
 
@@ -113,11 +113,6 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
     from .engine_openvino import OpenVinoEngine
 
     return OpenVinoEngine(path, threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
-
-
-def shipped_models() -> dict[str, Path]:
-    """The models that ship with the package: name -> ``.onnx`` file."""
-    return {path.stem: path for path in sorted(_MODELS.glob("*.onnx"))}
 
 
 def physical_cores() -> int:

@@ -20,6 +20,8 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 
+DEFAULT_MODEL = "fcn8s-edge-n"
+
 _MOST = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 10**6),
@@ -118,7 +120,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         data: folder of the data set.
         out: folder that the run writes to.
-        model: name of the network.
+        model: name of the network; empty: that of ``init``, else fcn8s-edge-n.
         size: (height, width) that the network is made for and validated at; None: that of the first image.
         crop: (height, width) of training crops; None: four fifths of ``size``.
         classes: classes to keep or merge, as in :func:`fcn_edge.dataset.open_dataset`; empty: all.
@@ -149,7 +151,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         freeze_bn: batch norm keeps the statistics and factors it starts with.
         precise_bn: training batches, varied but not mixed, over which the averaged model's batch norm statistics are
             taken anew at the end of the run; 0: they stay running averages.
-        init: weights to start from: a checkpoint (.pt), taken where name and shape fit, or grown if it is that of a
+        init: weights to start from: the name of a model that ships (camvid-n), a file of fcn-edge export (.onnx) or a
+            checkpoint (.pt), taken where name and shape fit, scores by class name, or grown if they are those of a
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone.
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
             Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0.
@@ -165,7 +168,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     data: str = ""
     out: str = "runs/train"
-    model: str = "fcn8s-edge-n"
+    model: str = ""
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     classes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .precise_bn import take_statistics
 from .precision import choose_precision
 from .qat import measure_steps, quantised
 from .schedule import Average, freeze, make_optimizer, rate_factor, set_rate
+from .transfer import measure_norms
 
 
 class Learner:
@@ -104,6 +105,14 @@ class Learner:
         if batches:
             measure_steps(self.model, batches)
         self._restart()
+
+    def measure_norms(self, names: Collection[str], images: Iterable[Tensor]) -> None:
+        """Give batch norms the statistics of images uint8 ``[N, 3, H, W]``; what the model answers stays.
+
+        Images as they are: with varied ones, as in training, training mode agreed with eval mode on fewer pixels.
+        """
+        measure_norms(self.model, names, images)
+        self.average = Average(self.model, self.config.ema)
 
     def step(self, raw: RawBatch, fraction: float) -> float:
         """Learn from a batch.

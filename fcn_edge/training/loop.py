@@ -10,29 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from .. import __version__
 from ..contract import Contract
 from ..errors import UsageError
-from ..model.grow import can_grow, grown_state
 from .batches import iter_order
-from .checkpoint import Checkpoint, load_checkpoint
-from .config import TrainConfig
+from .checkpoint import Checkpoint
+from .config import DEFAULT_MODEL, TrainConfig
 from .data import TrainData, open_data
 from .distill import open_teacher, refuse_other_teacher
 from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
-from .qat import is_quantised
+from .transfer import Origin, fitted_state, open_origin, summary
 from .validate import predict, scores_from_confusion, validate
 
 log = logging.getLogger(__name__)
 
 _SMOOTH = 0.95
 _SHOWN = 4
+_MEAN = ".running_mean"
 _MEASURED = 64
 
 
@@ -121,7 +122,8 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    config, data = open_data(config, device)
+    origin = open_origin(config.init) if saved is None and config.init else None
+    config, data = open_data(_with_model(config, saved, origin), device)
     teacher = open_teacher(Path(config.teacher), data, device) if config.teacher else None
     learner = Learner(config, data.contract, data.train.counts, device, teacher)
     history: list[dict[str, Any]] = []
@@ -133,10 +135,13 @@ def train(
             learner.quantise()
         learner.restore(saved)
         history, spent = saved.history, saved.seconds
+    elif origin is not None:
+        _start_from(learner, origin, data)
     elif config.init:
-        _start_from(learner, Path(config.init))
         if config.qat:
-            learner.quantise(_first_images(data))
+            raise UsageError(f"{config.init} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
+        report = learner.start_from_classifier(Path(config.init))
+        log.info("took %d tensors from %s; %d start afresh", len(report.loaded), config.init, len(report.missing))
     if saved is None:
         prepare_folder(out)
     clock = _Clock(config, data, spent)
@@ -258,36 +263,29 @@ def _checkpoint(
     )
 
 
-def _start_from(learner: Learner, path: Path) -> None:
-    """Begin with the weights of a checkpoint, or with a classifier's in the backbone."""
-    if path.suffix == ".pth":
-        if learner.config.qat:
-            raise UsageError(f"{path} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
-        report = learner.start_from_classifier(path)
-        log.info("took %d tensors from %s; %d start afresh", len(report.loaded), path, len(report.missing))
-        return
-    checkpoint = load_checkpoint(path)
-    state, before = checkpoint.ema, checkpoint.contract.model
-    _refuse_quantised(path, checkpoint)
+def _with_model(config: TrainConfig, saved: Checkpoint | None, origin: Origin | None) -> TrainConfig:
+    """The configuration with a network's name: if none is given, that of the run to go on with or of the weights."""
+    known = saved or origin
+    return msgspec.structs.replace(config, model=config.model or (known.contract.model if known else DEFAULT_MODEL))
+
+
+def _start_from(learner: Learner, origin: Origin, data: TrainData) -> None:
+    """Begin with the weights of a checkpoint or an exported file."""
+    names = data.contract.class_names
     if learner.config.qat:
-        _require_same(path, checkpoint.contract, learner.contract)
-    if can_grow(before, learner.model.name):
-        log.info("%s grows into %s", before, learner.model.name)
-        state = grown_state(state, before, learner.model)
-    taken, fresh = learner.start_from(state)
-    log.info("took %d tensors from %s; %d start afresh: %s", len(taken), path, len(fresh), ", ".join(fresh[:8]))
+        _require_same(origin, learner.contract)
+    taken, fresh = learner.start_from(fitted_state(origin, learner.model, names))
+    if origin.is_folded:
+        norms = [name.removesuffix(_MEAN) for name in taken if name.endswith(_MEAN)]
+        learner.measure_norms(norms, _first_images(data))
+    log.info("%s", summary(origin, learner.model, names, fresh))
+    if learner.config.qat:
+        learner.quantise(_first_images(data))
 
 
-def _refuse_quantised(path: Path, checkpoint: Checkpoint) -> None:
-    if is_quantised(checkpoint.ema):
-        raise UsageError(
-            f"{path} is of quantisation-aware training, its batch norm is folded; start from the checkpoint that it "
-            f"was fine-tuned from ({checkpoint.config.init})"
-        )
-
-
-def _require_same(path: Path, before: Contract, now: Contract) -> None:
+def _require_same(origin: Origin, now: Contract) -> None:
     """Quantisation-aware training changes no network and no classes."""
+    before = origin.contract
     for what, one, other in (
         ("model", before.model, now.model),
         ("classes", before.class_names, now.class_names),
@@ -295,13 +293,13 @@ def _require_same(path: Path, before: Contract, now: Contract) -> None:
     ):
         if one != other:
             raise UsageError(
-                f"{path} has {what} {one}, this run {other}; quantisation-aware training fine-tunes a network as it "
-                "is: give the same --model, --classes and --size as in its training"
+                f"{origin.name} has {what} {one}, this run {other}; quantisation-aware training fine-tunes a network "
+                "as it is: give the same --model, --classes and --size as in its training"
             )
 
 
 def _first_images(data: TrainData) -> list[Tensor]:
-    """Batches of training images, spread over the set and as they are, to measure activations on."""
+    """Batches of training images, spread over the set and as they are, to measure norms or activations on."""
     count = min(len(data.train), _MEASURED)
     numbers = [index * len(data.train) // count for index in range(count)]
     order = [numbers[at : at + _SHOWN] for at in range(0, count, _SHOWN)]

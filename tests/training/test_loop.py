@@ -234,8 +234,7 @@ def test_a_run_starts_from_weights_of_another_class_count(
     with caplog.at_level("INFO"):
         second = train(config(epochs=1, init=str(first.last), classes=["ball", "box"], backbone_lr=0.0, freeze_bn=True))
     (line,) = [record.getMessage() for record in caplog.records if "took" in record.getMessage()]
-    assert f"took {len(before) - 9} tensors" in line
-    assert "9 start afresh" in line
+    assert "took the backbone and all scores from" in line
     after = load_checkpoint(second.last).ema  # the frozen backbone is that of the first run
     kept = [name for name in before if name.startswith("backbone.")]
     assert kept

@@ -1,0 +1,12 @@
+"""The models that ship with the package, by name; knows nothing about what is in their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_MODELS = Path(__file__).parent / "models"
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models that ship with the package: name -> ``.onnx`` file."""
+    return {path.stem: path for path in sorted(_MODELS.glob("*.onnx"))}

@@ -1,0 +1,181 @@
+"""Weights to start a run from, fitted to other classes and other images; knows nothing about steps or file formats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..contract import Contract
+from ..errors import ModelError, UsageError
+from ..model.fcn import FCN, MEAN_BGR, STD_BGR
+from ..model.grow import can_grow, grown_state
+from ..shipped import shipped_models
+from .checkpoint import Checkpoint, load_checkpoint, model_from_state
+from .exported import state_from_onnx
+from .qat import is_quantised
+
+_BY_CLASS = ("score_convs.", "skip_head.kernels.")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights to start from.
+
+    Attributes:
+        name: what the user called it.
+        contract: of the model that they are of; its classes are those of the scores.
+        state: state dict of that model.
+        is_folded: whether batch norm had been folded, so that its statistics in ``state`` are none of any image.
+    """
+
+    name: str
+    contract: Contract
+    state: dict[str, Tensor]
+    is_folded: bool
+
+
+def open_origin(init: str) -> Origin | None:
+    """Read the weights that the option ``init`` names; None for a classifier's (.pth), which are no model's.
+
+    Raises:
+        UsageError: if it is no name of a shipped model and does not end as such a file does, or is a checkpoint of
+            quantisation-aware training.
+        ModelError: if the file is missing, damaged or not of this project, or its model sees images otherwise.
+        MissingError: if it is an ONNX file and the ``onnx`` package is not installed.
+    """
+    shipped = shipped_models()
+    path = shipped.get(init) or Path(init)
+    if path.suffix == ".pth":
+        return None
+    if path.suffix == ".onnx":
+        contract, state = state_from_onnx(path)
+        origin = Origin(init, contract, state, is_folded=True)
+    elif path.suffix == ".pt":
+        checkpoint = load_checkpoint(path)
+        _refuse_quantised(path, checkpoint)
+        model = model_from_state(checkpoint.contract, checkpoint.ema, str(path))
+        origin = Origin(init, checkpoint.contract, model.state_dict(), is_folded=False)
+    else:
+        raise UsageError(
+            f"init is '{init}'; expected a model that ships with this release ({', '.join(shipped)}), a file of "
+            "fcn-edge export (.onnx), a checkpoint (.pt) or a classifier's weights (.pth)"
+        )
+    seen = (*origin.contract.mean, *origin.contract.std)
+    if not np.allclose(seen, (*MEAN_BGR, *STD_BGR), rtol=1e-5):
+        raise ModelError(
+            f"{init} normalises images with mean {origin.contract.mean} and std {origin.contract.std}; training does "
+            f"with {MEAN_BGR} and {STD_BGR}: start from another model"
+        )
+    return origin
+
+
+def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict[str, Tensor]:
+    """The weights for a model of other classes, and of a larger edge network if it is one.
+
+    Rows of scores and head kernels go to the class of the same name, upper and lower case aside; those of classes that
+    are new are the model's own.
+
+    Args:
+        origin: the weights.
+        model: with fresh weights; it is not changed. What does not fit it keeps its shape.
+        class_names: of the model.
+
+    Returns:
+        A state dict; :func:`fcn_edge.training.checkpoint.take_weights` takes of it what fits.
+    """
+    own, before = model.state_dict(), [name.casefold() for name in origin.contract.class_names]
+    rows = [(new, before.index(name.casefold())) for new, name in enumerate(class_names) if name.casefold() in before]
+    state = dict(origin.state)
+    for name, value in origin.state.items():
+        if name.startswith(_BY_CLASS):
+            fits = name in own and own[name].shape[1:] == value.shape[1:]
+            fresh = own[name].cpu().clone() if fits else value.new_zeros(len(class_names), *value.shape[1:])
+            for new, old in rows:
+                fresh[new] = value[old]
+            state[name] = fresh
+    return grown_state(state, origin.contract.model, model) if grows(origin, model) else state
+
+
+def grows(origin: Origin, model: FCN) -> bool:
+    """Whether the model is a larger edge network than that of the weights, into which they are grown."""
+    return can_grow(origin.contract.model, model.name)
+
+
+def summary(origin: Origin, model: FCN, class_names: Sequence[str], fresh: Collection[str]) -> str:
+    """One line on what a model took of an origin, of the names in it that found nothing (``fresh``) and its classes."""
+    names = [name for name in model.state_dict() if name.startswith("backbone.")]
+    taken = sum(name not in fresh for name in names)
+    share = "the backbone" if taken == len(names) else f"{taken} of {len(names)} tensors of the backbone"
+    growth = f", grown into {model.name}," if grows(origin, model) else ""
+    before = {name.casefold() for name in origin.contract.class_names}
+    has_scores = any(name.startswith("score_convs.") and name not in fresh for name in model.state_dict())
+    kept = [name for name in class_names if has_scores and name.casefold() in before]
+    scores = "all scores" if len(kept) == len(class_names) else f"the scores of {', '.join(kept) or 'no class'}"
+    others = [name for name in class_names if name not in kept]
+    others += [name for name in fresh if kept and name.startswith(_BY_CLASS)]
+    afresh = f"; afresh: {', '.join(others)}" if others else ""
+    return f"took {share}{growth} and {scores} from {origin.name} ({origin.contract.model}){afresh}"
+
+
+def measure_norms(model: FCN, names: Collection[str], images: Iterable[Tensor]) -> None:
+    """Give batch norms the statistics of images, and the factors and biases with which eval mode answers as before.
+
+    What such a norm does in eval mode does not depend on its statistics, so all are measured in one pass; in training
+    mode, on images like these, it then does nearly the same.
+
+    Args:
+        model: in any mode, which it keeps.
+        names: of the norms, such as ``backbone.stem.0.1``.
+        images: batches of one size, float or uint8 ``[N, 3, H, W]`` BGR 0 to 255, at least one.
+    """
+    norms = {name: norm for name, norm in model.named_modules() if name in names and isinstance(norm, nn.BatchNorm2d)}
+    sums = {name: torch.zeros(3, norm.num_features, dtype=torch.float64) for name, norm in norms.items()}
+
+    def measure(name: str, maps: Tensor) -> None:
+        variance, mean = torch.var_mean(maps.float(), (0, 2, 3), correction=0)
+        mean, variance = mean.double().cpu(), variance.double().cpu()
+        sums[name] += len(maps) * torch.stack([torch.ones_like(mean), mean, variance + mean**2])
+
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, inputs, name=name: measure(name, inputs[0]))
+        for name, norm in norms.items()
+    ]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in images:
+                model.features(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    for name, norm in norms.items():
+        _set_statistics(norm, *(sums[name][1:] / sums[name][0]))
+
+
+def _refuse_quantised(path: Path, checkpoint: Checkpoint) -> None:
+    if is_quantised(checkpoint.ema):
+        raise UsageError(
+            f"{path} is of quantisation-aware training, its batch norm is folded; start from the checkpoint that it "
+            f"was fine-tuned from ({checkpoint.config.init}), or from the .onnx file that it was exported to"
+        )
+
+
+@torch.no_grad()
+def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:
+    """Other statistics, the same function: a channel that never varies has variance 0 and the deviation sqrt(eps)."""
+    assert norm.running_mean is not None  # for the type checker: every norm of ours has statistics
+    assert norm.running_var is not None
+    mean, variance = mean.to(norm.running_mean.device), (square - mean**2).clamp(min=0).to(norm.running_mean.device)
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    norm.bias.add_(factor * (mean - norm.running_mean))
+    norm.weight.copy_(factor * (variance + norm.eps).sqrt())
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
