@@ -81,7 +81,7 @@ def run_demo(
     on_step(f"training {MODEL} for {minutes:g} minutes")
     config = TrainConfig(
         data=str(out / "street"), out=str(out / "train"), model=MODEL, max_minutes=minutes, epochs=10_000,
-        batch=8, crop=(192, 256), augment=AUGMENT, ema=0.99, kernel_lr=0.1, val_every=10_000,
+        batch=8, crop=(192, 256), augment=AUGMENT, ema=0.99, val_every=10_000,
         threads=threads or 0, seed=seed,
     )  # fmt: skip
     trained = train(config, on_progress, force=force)

@@ -133,7 +133,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         batch: images in a step.
         lr: peak learning rate.
         backbone_lr: factor on the learning rate of the backbone; 0 freezes it.
-        kernel_lr: factor on the learning rate of the head's transposed convolutions; 0 keeps them bilinear.
+        kernel_lr: factor on the learning rate of the head's transposed convolutions, which are smooth to begin with
+            and shall stay so; 0 keeps them bilinear.
         weight_decay: AdamW's decay of the convolutions' weights; batch norm, biases and the head's kernels have none.
         warmup: share of the run in which the learning rate rises.
         schedule: how it falls afterwards: ``poly`` (power 0.9) or ``cosine``.
@@ -180,7 +181,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     batch: int = 12
     lr: float = 2e-3
     backbone_lr: float = 1.0
-    kernel_lr: float = 1.0
+    kernel_lr: float = 0.1
     weight_decay: float = 0.02
     warmup: float = 0.03
     schedule: Literal["poly", "cosine"] = "poly"
