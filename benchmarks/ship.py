@@ -77,7 +77,7 @@ def ship(checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, 
         "epochs": training["epochs"],
         "steps": training["steps"],
         "config": _without_places(training["config"], name),
-        "provenance": training["provenance"],
+        "provenance": _shortened(training["provenance"]),
         "checkpoint_sha256": facts["sha256"],
         "sha256": facts_from_file(target)["sha256"],
         "bytes": target.stat().st_size,
@@ -166,8 +166,13 @@ def _judged(path: Path, model: str) -> dict[str, Any]:
 
 def _without_places(config: dict[str, Any], name: str) -> dict[str, Any]:
     """Options without the folders of the machine that trained."""
-    shortened = {key: "/".join(PurePath(config[key]).parts[-2:]) for key in ("init", "teacher") if config.get(key)}
-    return config | shortened | {"data": "camvid", "out": f"runs/{name}"}
+    return _shortened(config) | {"data": "camvid", "out": f"runs/{name}"}
+
+
+def _shortened(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with only the last two parts of the paths of other checkpoints."""
+    paths = {key: options[key] for key in ("init", "teacher") if options.get(key)}
+    return options | {key: "/".join(PurePath(path).parts[-2:]) for key, path in paths.items()}
 
 
 def _thinned(checkpoint: Path) -> list[dict[str, Any]]:
