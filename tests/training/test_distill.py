@@ -13,7 +13,7 @@ from fcn_edge.errors import ModelError, UsageError
 from fcn_edge.training import loop
 from fcn_edge.training.batches import RawBatch
 from fcn_edge.training.checkpoint import load_checkpoint
-from fcn_edge.training.config import TrainConfig
+from fcn_edge.training.config import DEFAULT_MODEL, TrainConfig
 from fcn_edge.training.data import open_data
 from fcn_edge.training.distill import open_teacher
 from fcn_edge.training.learner import Learner
@@ -47,7 +47,7 @@ def test_the_student_comes_to_answer_as_the_teacher_does(config: Make, taught: P
     """Without a teacher the weights differ after the same steps, and their answers are further from the teacher's."""
 
     def distance(**more: object) -> float:
-        learner, raw = learner_for(config(lr=4e-3, warmup=0.0, **more))
+        learner, raw = learner_for(config(model=DEFAULT_MODEL, lr=4e-3, warmup=0.0, **more))
         for _ in range(25):
             learner.step(raw, 0.0)
         model = load_teacher_model()
@@ -56,14 +56,14 @@ def test_the_student_comes_to_answer_as_the_teacher_does(config: Make, taught: P
         return float((wanted.exp() * (wanted - own)).sum(1).mean())
 
     def load_teacher_model() -> torch.nn.Module:
-        _, data = open_data(config(), CPU)
+        _, data = open_data(config(model=DEFAULT_MODEL), CPU)
         return open_teacher(taught, data, CPU).model
 
     assert distance(teacher=str(taught), distill=10.0) < 0.8 * distance()
 
 
 def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(config: Make, taught: Path) -> None:
-    learner, raw = learner_for(config(teacher=str(taught)))
+    learner, raw = learner_for(config(model=DEFAULT_MODEL, teacher=str(taught)))
     assert learner.teacher is not None
     before = {name: value.clone() for name, value in learner.teacher.model.state_dict().items()}
     assert any("running" in name for name in before)
@@ -133,9 +133,9 @@ def test_a_teacher_that_is_no_checkpoint_is_refused(config: Make, tmp_path: Path
 def test_a_teacher_of_other_images_is_warned_of(
     config: Make, taught: Path, own_shapes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    learner_for(config(teacher=str(taught)))
+    learner_for(config(model=DEFAULT_MODEL, teacher=str(taught)))
     assert not caplog.records
     for folder in ("images", "masks"):
         (own_shapes / folder / "train" / "s8.png").unlink()
-    learner_for(config(teacher=str(taught), data=str(own_shapes)))
+    learner_for(config(model=DEFAULT_MODEL, teacher=str(taught), data=str(own_shapes)))
     assert "was trained on other images than this run" in caplog.text
