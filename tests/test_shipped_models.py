@@ -17,7 +17,7 @@ RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
 
 
 def test_names_and_cards() -> None:
-    assert "camvid-n" in shipped_models()
+    assert {"camvid-n", "camvid-s", "camvid-m"} <= set(shipped_models())
     for path in shipped_models().values():
         card = path.with_suffix(".md").read_text(encoding="utf-8")
         assert all(word in card for word in ("research", "0006R0", "Params", "Licence"))
