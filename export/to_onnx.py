@@ -73,9 +73,6 @@ def onnx_from_checkpoint(
     if size_hw is not None:
         contract = resized(contract, size_hw)
     metadata = {CHECKPOINT_KEY: sha256}
-    if is_quantised(model.state_dict()):
-        steps, model = learned_steps(model), unquantised(model)
-        metadata[SCALES_KEY] = msgspec.json.encode(_by_tensor(onnx_from_model(model, contract), steps)).decode()
     return write_onnx(model, contract, out, force=force, verify_frames=verify_frames, metadata=metadata)
 
 
@@ -90,8 +87,14 @@ def write_onnx(
 ) -> Path:
     """Write a model as :func:`onnx_from_checkpoint` does, with further metadata if given; raises as that does."""
     _check_out(out, force)
+    steps: dict[str, float] = {}
+    if is_quantised(model.state_dict()):
+        steps, model = learned_steps(model), unquantised(model)
     proto = onnx_from_model(model, contract)
-    helper.set_model_props(proto, {METADATA_KEY: json_from_contract(contract), **(metadata or {})})
+    metadata = {METADATA_KEY: json_from_contract(contract), **(metadata or {})}
+    if steps:
+        metadata[SCALES_KEY] = msgspec.json.encode(_by_tensor(proto, steps)).decode()
+    helper.set_model_props(proto, metadata)
     try:
         with replaced(out) as temporary:
             temporary.write_bytes(proto.SerializeToString(deterministic=True))

@@ -175,16 +175,7 @@ class QuantisedConv(nn.Conv2d):
     """A convolution whose weights are rounded to int8 steps, one step for each output channel."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            device="meta",
-        )
+        super().__init__(**_geometry(conv), device="meta")
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -199,18 +190,15 @@ class QuantisedConv(nn.Conv2d):
 
     def plain(self) -> nn.Conv2d:
         """The convolution without rounding, with the same parameters."""
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            device="meta",
-        )
+        conv = nn.Conv2d(**_geometry(self), device="meta")
         conv.weight, conv.bias = self.weight, self.bias
         return conv.train(self.training)
+
+
+def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
+    """What a convolution like this one is made with, its parameters aside."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    return {name: getattr(conv, name) for name in names}
 
 
 class _Round(torch.autograd.Function):
