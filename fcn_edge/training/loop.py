@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, val
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
-from .transfer import Origin, fitted_state, open_origin, summary
+from .transfer import Origin, fitted_state, init_file, open_origin, summary
 from .validate import predict, scores_from_confusion, validate
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,8 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    origin = open_origin(config.init) if saved is None and config.init else None
+    start = init_file(config.init, config.model) if saved is None and config.init else None
+    origin = open_origin(config.init, start) if start else None
     config, data = open_data(_with_model(config, saved, origin), device)
     teacher = open_teacher(Path(config.teacher), data, device) if config.teacher else None
     learner = Learner(config, data.contract, data.train.counts, device, teacher)
@@ -137,13 +139,14 @@ def train(
         history, spent = saved.history, saved.seconds
     elif origin is not None:
         _start_from(learner, origin, data)
-    elif config.init:
+    elif start is not None:
         if config.qat:
             raise UsageError(f"{config.init} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
-        report = learner.start_from_classifier(Path(config.init))
+        report = learner.start_from_classifier(start)
         log.info("took %d tensors from %s; %d start afresh", len(report.loaded), config.init, len(report.missing))
     if saved is None:
         prepare_folder(out)
+    sources = _sources(start, saved, learner)
     clock = _Clock(config, data, spent)
 
     ended = False
@@ -157,7 +160,7 @@ def train(
             metrics |= scores_from_confusion(matrix, data.contract)
         metrics["seconds"] = round(clock.seconds(), 3)
         history = [*history, metrics]
-        save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds()), ended)
+        save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds(), sources), ended)
 
     draw_curves(out / "curves.png", history)
     _draw_examples(out / "grid.png", learner, data)
@@ -241,8 +244,21 @@ def _train_epoch(
     }
 
 
+def _sources(start: Path | None, saved: Checkpoint | None, learner: Learner) -> dict[str, str]:
+    """What a checkpoint tells of the files that the run learns from besides the data."""
+    known = {"init_sha256": hashlib.sha256(start.read_bytes()).hexdigest()} if start else {}
+    if saved is not None and "init_sha256" in saved.provenance:
+        known = {"init_sha256": saved.provenance["init_sha256"]}
+    return known | (learner.teacher.provenance if learner.teacher else {})
+
+
 def _checkpoint(
-    learner: Learner, data: TrainData, config: TrainConfig, history: list[dict[str, Any]], seconds: float
+    learner: Learner,
+    data: TrainData,
+    config: TrainConfig,
+    history: list[dict[str, Any]],
+    seconds: float,
+    sources: dict[str, str],
 ) -> Checkpoint:
     return Checkpoint(
         data.contract,
@@ -258,7 +274,7 @@ def _checkpoint(
             "data": Path(config.data).resolve().name,
             "train_images": str(len(data.train)),
             "train_files_sha256": data.fingerprint,
-            **(learner.teacher.provenance if learner.teacher else {}),
+            **sources,
         },
     )
 

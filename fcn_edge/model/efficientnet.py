@@ -1,0 +1,114 @@
+"""EfficientNet-Lite; knows nothing about classes, scores or where weights come from.
+
+Tan, Le, "EfficientNet", ICML 2019, in the form that Google made for edge devices: no squeeze-and-excitation, ReLU6 for
+swish, stem and last stage of a fixed size (tensorflow/tpu, ``efficientnet/lite``). Blocks are those of MobileNetV2
+(Sandler et al., CVPR 2018). Names of the weights are those of the package ``efficientnet_lite_pytorch``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# kernel, stride, expansion, width, depth of each stage before scaling; features leave where the next stride begins.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+_LAST_STAGE = {4: 1, 8: 2, 16: 4, 32: 6}
+_STEM = 32
+
+
+class EfficientNetLiteBackbone(nn.Module):
+    """Features at strides 4, 8, 16 and 32: what leaves the last block at each stride.
+
+    Only the classifier and the 1x1 convolution to 1280 channels before it are left out. Convolutions are padded evenly;
+    TensorFlow pads one more at the bottom and the right where the stride is 2, which amounts to a shift of the image.
+
+    Args:
+        width: factor on the stages' widths, which are rounded to multiples of 8.
+        depth: factor on the stages' depths, the first and the last excepted, rounded up.
+
+    Attributes:
+        channels: number of channels of the features at each stride.
+    """
+
+    def __init__(self, width: float, depth: float) -> None:
+        super().__init__()
+        self._conv_stem = _conv(3, _STEM, 3, stride=2)
+        self._bn0 = _norm(_STEM)
+        self._blocks = nn.ModuleList()
+        self._last_block: dict[int, int] = {}
+        self.channels: dict[int, int] = {}
+        wide_in = _STEM
+        for index, (kernel, stride, expansion, base, repeats) in enumerate(_STAGES):
+            wide_out = _scaled_width(base, width)
+            ends = index in (0, len(_STAGES) - 1)
+            for block in range(repeats if ends else math.ceil(repeats * depth)):
+                self._blocks.append(_Block(wide_in, wide_out, kernel, stride if block == 0 else 1, expansion))
+                wide_in = wide_out
+            for at, last in _LAST_STAGE.items():
+                if index == last:
+                    self._last_block[len(self._blocks) - 1] = at
+                    self.channels[at] = wide_out
+
+    def forward(self, image: Tensor) -> dict[int, Tensor]:
+        """Features of a normalised image.
+
+        Args:
+            image: float ``[N, 3, H, W]``, H and W multiples of 32.
+
+        Returns:
+            ``{stride: [N, channels[stride], H / stride, W / stride]}``.
+        """
+        maps = F.relu6(self._bn0(self._conv_stem(image)))
+        features = {}
+        for index, block in enumerate(self._blocks):
+            maps = block(maps)
+            if index in self._last_block:
+                features[self._last_block[index]] = maps
+        return features
+
+
+class _Block(nn.Module):
+    """1x1 to ``expansion`` times the width, depthwise, 1x1 back without activation; plus the input where it fits."""
+
+    def __init__(self, wide_in: int, wide_out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = wide_in * expansion
+        self._expand_conv = nn.Conv2d(wide_in, inner, 1, bias=False) if expansion > 1 else nn.Identity()
+        self._bn0 = _norm(inner) if expansion > 1 else nn.Identity()
+        self._depthwise_conv = _conv(inner, inner, kernel, stride, groups=inner)
+        self._bn1 = _norm(inner)
+        self._project_conv = nn.Conv2d(inner, wide_out, 1, bias=False)
+        self._bn2 = _norm(wide_out)
+        self._expands, self._adds = expansion > 1, stride == 1 and wide_in == wide_out
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``[N, wide_in, h, w]`` to ``[N, wide_out, h / stride, w / stride]``."""
+        inner = F.relu6(self._bn0(self._expand_conv(maps))) if self._expands else maps
+        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
+        out: Tensor = self._bn2(self._project_conv(inner))
+        return out + maps if self._adds else out
+
+
+def _conv(wide_in: int, wide_out: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(wide_in, wide_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(width, eps=1e-3)
+
+
+def _scaled_width(base: int, factor: float) -> int:
+    """To the nearest multiple of 8, but not down by more than a tenth."""
+    scaled = base * factor
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
