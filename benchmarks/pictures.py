@@ -84,13 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images and masks")
     parser.add_argument("--split", default="val", help="which part of the data (%(default)s)")
     parser.add_argument("--holdout", default="", metavar="SEQUENCE", help="val becomes this sequence of train")
+    parser.add_argument(
+        "--classes", type=lambda text: text.split(","), default=(), metavar="A,B=C+D", help="as in training"
+    )
     parser.add_argument("--count", type=int, default=4, metavar="N", help="how many images (%(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (one for each physical core)")
     parser.add_argument("-o", dest="out", type=Path, required=True, metavar="FILE.png", help="replaced if it is there")
     args = parser.parse_args(arguments)
     try:
         with open_any_engine(args.model, threads=args.threads) as engine, progress_on_stderr() as show:
-            dataset = open_dataset_for(args.data, engine.contract.class_names, holdout=args.holdout)
+            dataset = open_dataset_for(args.data, engine.contract.class_names, args.classes, args.holdout)
             draw_pictures(
                 args.out, engine, dataset, args.split, args.count, lambda done, total: show("segmenting", done, total)
             )

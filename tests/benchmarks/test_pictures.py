@@ -83,3 +83,12 @@ def test_what_cannot_be_drawn_is_refused(data, tmp_path, capsys):
     assert pictures.main(["nonsense", "--data", str(data), "-o", str(tmp_path / "x.png")]) == 2
     assert "nonsense" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_merged_classes_are_named_as_in_training(data, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pictures, "open_any_engine", lambda *_, **__: EchoEngine(contract(("thing",))))
+    arguments = ["any.onnx", "--data", str(data), "--split", "train", "-o", str(tmp_path / "x.png")]
+    assert pictures.main([*arguments, "--classes", "thing=road+car"]) == 0
+    assert (tmp_path / "x.png").is_file()
+    assert pictures.main(arguments) == 4
+    assert "classes" in capsys.readouterr().err
