@@ -224,6 +224,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 )
         if self.loss_every not in (1, 2, 4):
             raise UsageError(f"loss_every is {self.loss_every}; expected 1, 2 or 4")
+        if self.hint and not self.teacher:
+            raise UsageError(f"hint is {self.hint:g} but there is no teacher to compare features with: give --teacher")
         if self.qat and not self.init:
             raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")
         if self.precise_bn and (self.freeze_bn or self.backbone_lr == 0 or self.qat):

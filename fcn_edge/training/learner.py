@@ -42,6 +42,7 @@ class Learner:
     Attributes:
         model: the network as trained.
         average: its moving average, which is what is validated and exported.
+        hints: what compares its features with the teacher's, learned with it; None where nothing does.
         generator: CPU generator of every random choice but those of dropout.
         steps: optimiser steps done.
         rate: learning rate of the last step.

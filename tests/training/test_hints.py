@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fcn_edge.errors import UsageError
 from fcn_edge.model.fcn import make_model
 from fcn_edge.training import loop
 from fcn_edge.training.checkpoint import load_checkpoint, model_from_checkpoint
@@ -91,3 +92,8 @@ def test_a_checkpoint_from_before_hints_is_read(config: Make, tmp_path: Path) ->
     old = tmp_path / "old.pt"
     torch.save(fields, old)
     assert load_checkpoint(old).hints == {}
+
+
+def test_hints_need_a_teacher() -> None:
+    with pytest.raises(UsageError, match=r"hint is 2 but there is no teacher.*--teacher"):
+        TrainConfig(data="any", hint=2.0)
