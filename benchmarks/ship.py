@@ -28,7 +28,9 @@ MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
 _HISTORY_LINES = 40
 
 
-def ship(checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, story: str) -> dict[str, Any]:
+def ship(
+    checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, story: str, before: Path | None = None
+) -> dict[str, Any]:
     """Write ``fcn_edge/models/NAME.onnx`` and ``.md`` and ``benchmarks/records/NAME.json``.
 
     Args:
@@ -38,6 +40,7 @@ def ship(checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, 
         quantised: record of :mod:`.quantised` with the same network, trained without the sequence that judges it.
         commit: of the code that trained it.
         story: how the weights came about, a sentence or two for the card.
+        before: where the checkpoint is of quantisation-aware training, the one that it fine-tuned.
 
     Returns:
         The record.
@@ -53,8 +56,7 @@ def ship(checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, 
     if not (MODELS.is_dir() and RECORDS.is_dir()):
         raise UsageError(f"{MODELS} and {RECORDS} are not here; run this in a checkout of fcn_edge")
     facts = facts_from_file(checkpoint)
-    training = facts["training"]
-    judged = _judged(quantised, facts["contract"]["model"])
+    judged = _judged(quantised, facts["contract"]["model"], learned=facts["training"]["config"]["qat"])
     dataset = open_dataset(data)
     target = MODELS / f"{name}.onnx"
     with tempfile.TemporaryDirectory() as folder:
@@ -73,17 +75,12 @@ def ship(checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, 
         "machine": machine_facts(),
         "story": story,
         "commit_trained": commit,
-        "minutes": training["seconds"] / 60,
-        "epochs": training["epochs"],
-        "steps": training["steps"],
-        "config": _without_places(training["config"], name),
-        "provenance": _shortened(training["provenance"]),
-        "checkpoint_sha256": facts["sha256"],
+        **_training(checkpoint, facts, name),
+        "before": _training(before, facts_from_file(before), name) if before else None,
         "sha256": facts_from_file(target)["sha256"],
         "bytes": target.stat().st_size,
         "int8": {"method": report.method, "agreement": report.agreement, "kept": list(report.kept)},
         "eval": scores,
-        "history": _thinned(checkpoint),
     }
     write_record(RECORDS / f"{name}.json", record)
     write_atomically(target.with_suffix(".md"), card(name, facts, record, judged).encode())
@@ -97,12 +94,18 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
         name: of the model.
         facts: of its checkpoint, as :func:`fcn_edge.export.facts.facts_from_file` gives them.
         record: what :func:`ship` writes.
-        judged: the run of :mod:`.quantised` that stands for it.
+        judged: ``fp32`` and ``int8`` of the run of :mod:`.quantised` that stands for it.
     """
     contract, config, int8 = facts["contract"], record["config"], record["int8"]
     height, width = contract["size_hw"]
-    agreed = f"{int8['agreement']:.2%} of the labels of training images that did not measure them are those of FP32"
-    ranges = "ranges learned in training" if int8["method"] == "learned" else f"ranges by {int8['method']}"
+    run, ranges = record, f"ranges by {int8['method']}"
+    if int8["method"] == "learned":
+        run = record["before"] or record
+        ranges = f"ranges learned in {record['epochs']} epochs ({record['steps']} steps) of quantisation-aware training"
+    else:
+        ranges += (
+            f"; {int8['agreement']:.2%} of the labels of training images that did not measure them are those of FP32"
+        )
     splits = " + ".join(config["splits"])
     rows = [
         ["Architecture", f"`{contract['model']}`: plain residual FCN with score maps at strides {_listed(contract)}"],
@@ -116,16 +119,15 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
         ["Recipe", record["story"]],
         [
             "Last run",
-            f"{record['epochs']} epochs ({record['steps']} steps of {config['batch']} crops of "
-            f"{'x'.join(map(str, config['crop']))}), seed {config['seed']}, {record['minutes']:.0f} minutes; the last "
+            f"{run['epochs']} epochs ({run['steps']} steps of {config['batch']} crops of "
+            f"{'x'.join(map(str, config['crop']))}), seed {config['seed']}, {run['minutes']:.0f} minutes; the last "
             "checkpoint, averaged weights; nothing was chosen on val or test",
         ],
-        ["INT8", f"{ranges}; {agreed}"],
+        ["INT8", ranges],
         ["Record", f"`benchmarks/records/{name}.json`"],
     ]
-    per_class = judged["int8_ptq"]["per_class"]
-    scores = [[label, "-" if iou is None else f"{iou:.3f}"] for label, iou in per_class.items()]
-    scores += [["**mIoU**", f"**{judged['int8_ptq']['miou']:.3f}**"]]
+    scores = [[label, "-" if iou is None else f"{iou:.3f}"] for label, iou in judged["int8"]["per_class"].items()]
+    scores += [["**mIoU**", f"**{judged['int8']['miou']:.3f}**"]]
     return f"""# {name}
 
 `fcn-edge stream {name} 0`: street scenes, {len(contract["class_names"])} classes, INT8, {record["bytes"] / 1e6:.1f} MB.
@@ -135,8 +137,8 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
 ## How good it is
 
 No labelled image is left that these weights have not seen. A twin, the same network trained in the same manner but
-without sequence 0006R0 and for a shorter time, has on that sequence's 101 images, in INT8 (FP32:
-{judged["fp32"]["miou"]:.3f} mIoU):
+without sequence 0006R0 and for a shorter time, has on that sequence's 101 images, in INT8 ({judged["fp32"]["miou"]:.3f}
+mIoU in FP32):
 
 {markdown_table(["class", "IoU"], scores)}
 
@@ -155,14 +157,18 @@ code is Apache-2.0.
 """
 
 
-def _judged(path: Path, model: str) -> dict[str, Any]:
-    """The run of a network in a record of :mod:`.quantised`, the first seed."""
+def _judged(path: Path, model: str, learned: bool) -> dict[str, Any]:
+    """Scores ``fp32`` and ``int8`` of a network in a record of :mod:`.quantised`, the first seed."""
     from .quantised import read_record
 
-    runs: list[dict[str, Any]] = [run for run in read_record(path)["runs"] if run["model"] == model]
+    key = "int8_qat" if learned else "int8_ptq"
+    runs: list[dict[str, Any]] = [run for run in read_record(path)["runs"] if run["model"] == model and run.get(key)]
     if not runs:
-        raise UsageError(f"{path} has no run of {model}; measure one with python -m fcn_edge.benchmarks.quantised")
-    return min(runs, key=lambda run: int(run["seed"]))
+        raise UsageError(
+            f"{path} has no run of {model} with {key}; measure one with python -m fcn_edge.benchmarks.quantised"
+        )
+    run = min(runs, key=lambda run: int(run["seed"]))
+    return {"fp32": run[key].get("fp32") or run["fp32"], "int8": run[key]}
 
 
 def _without_places(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -174,6 +180,20 @@ def _shortened(options: dict[str, Any]) -> dict[str, Any]:
     """Options with only the last two parts of the paths of other checkpoints."""
     paths = {key: options[key] for key in ("init", "teacher") if options.get(key)}
     return options | {key: "/".join(PurePath(path).parts[-2:]) for key, path in paths.items()}
+
+
+def _training(checkpoint: Path, facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a record says of a run."""
+    training = facts["training"]
+    return {
+        "minutes": training["seconds"] / 60,
+        "epochs": training["epochs"],
+        "steps": training["steps"],
+        "config": _without_places(training["config"], name),
+        "provenance": _shortened(training["provenance"]),
+        "checkpoint_sha256": facts["sha256"],
+        "history": _thinned(checkpoint),
+    }
 
 
 def _thinned(checkpoint: Path) -> list[dict[str, Any]]:
@@ -200,9 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantised", type=Path, required=True, metavar="FILE.json", help="record that judges it")
     parser.add_argument("--commit", required=True, help="of the code that trained it")
     parser.add_argument("--story", required=True, help="how the weights came about, for the card")
+    parser.add_argument("--before", type=Path, metavar="CKPT", help="what quantisation-aware training fine-tuned")
     args = parser.parse_args(arguments)
     try:
-        record = ship(args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story)
+        record = ship(args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story, args.before)
     except FcnEdgeError as exc:
         Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
         return exc.exit_code

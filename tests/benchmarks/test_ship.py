@@ -6,11 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
+
+import torch
 
 from fcn_edge import street
 from fcn_edge.benchmarks import ship
@@ -19,8 +22,9 @@ from fcn_edge.dataset import open_dataset
 from fcn_edge.export.facts import facts_from_file
 from fcn_edge.pixels import write_png
 from fcn_edge.runtime import open_engine
-from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint
+from fcn_edge.training.checkpoint import Checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
 from fcn_edge.training.config import TrainConfig
+from fcn_edge.training.qat import measure_steps, quantised
 
 SIZE_HW = (64, 96)
 SCORES = {"miou": 0.4321, "per_class": dict.fromkeys(street.CLASS_NAMES, 0.25)}
@@ -104,6 +108,31 @@ def test_file_card_and_record_agree(checkout) -> None:
     everything = card + json.dumps(record) + path.read_bytes().decode("latin-1")
     assert "/home/me" not in everything
     assert str(checkout) not in everything
+
+
+def test_learned_ranges_ship_with_what_was_trained_before_them(checkout) -> None:
+    saved = load_checkpoint(Path("last.pt"))
+    rounding = quantised(model_from_checkpoint(Path("last.pt"))[0])
+    frames = [street.draw_street(number, 5.0, SIZE_HW)[0] for number in range(2)]
+    measure_steps(rounding, [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in frames])
+    state = rounding.state_dict()
+    config = msgspec.structs.replace(saved.config, qat=True, init="last.pt")
+    history = [{"epoch": epoch, "loss": 0.5, "seconds": 30.0 * epoch} for epoch in (1, 2)]
+    tuned = replace(saved, config=config, model=state, ema=state, epoch=2, step=10, seconds=60.0, history=history)
+    save_checkpoint(Path("qat.pt"), tuned)
+    arguments = ["qat.pt", "tiny-n", "--data", "data", "--quantised", "record.json", "--commit", "abc", "--story", "-"]
+    assert ship.main([*arguments, "--before", "last.pt"]) == 2  # the record says nothing of learned ranges
+    assert not list(ship.MODELS.iterdir())
+    judged = json.loads(Path("record.json").read_text())
+    judged["runs"][0]["int8_qat"] = SCORES | {"miou": 0.4444, "fp32": SCORES | {"miou": 0.4455}}
+    Path("record.json").write_text(json.dumps(judged))
+    assert ship.main([*arguments, "--before", "last.pt"]) == 0
+    record = json.loads((ship.RECORDS / "tiny-n.json").read_text())
+    assert record["int8"]["method"] == "learned"
+    assert (record["epochs"], record["before"]["epochs"], record["before"]["minutes"]) == (2, 100, 10.0)
+    card = (ship.MODELS / "tiny-n.md").read_text()
+    for words in ("100 epochs (500 steps", "learned in 2 epochs (10 steps)", "**0.444**", "0.446\nmIoU in FP32"):
+        assert words in card
 
 
 def test_what_is_missing_is_said(checkout, capsys) -> None:
