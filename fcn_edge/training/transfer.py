@@ -49,7 +49,8 @@ def init_file(init: str, model: str) -> Path:
         MissingError: if that package is not installed.
     """
     if init == "imagenet":
-        return imagenet_weights((model or DEFAULT_MODEL).split("-", 1)[1])
+        name = model or DEFAULT_MODEL
+        return imagenet_weights(name.partition("-")[2] or name)
     return shipped_models().get(init) or Path(init)
 
 

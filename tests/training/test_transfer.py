@@ -303,6 +303,12 @@ def test_an_unknown_name_is_told_what_is_allowed(init: str) -> None:
         opened(init)
 
 
+@pytest.mark.parametrize(("model", "backbone"), [("", "edge-n"), ("fcn8s-resnet18", "resnet18"), ("vgg", "vgg")])
+def test_imagenet_is_refused_for_a_network_without_a_package(model: str, backbone: str) -> None:
+    with pytest.raises(UsageError, match=f"ImageNet weights for '{backbone}'; there is one for each of"):
+        init_file("imagenet", model)
+
+
 def spoiled(name: str) -> Callable[[onnx.ModelProto], None]:
     def spoil(proto: onnx.ModelProto) -> None:
         (tensor,) = (tensor for tensor in proto.graph.initializer if tensor.name == name)
