@@ -22,7 +22,7 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-_LAST_STAGE = {4: 1, 8: 2, 16: 4, 32: 6}
+_STRIDE_AFTER = {1: 4, 2: 8, 4: 16, 6: 32}  # by the number of the stage
 _STEM = 32
 
 
@@ -45,7 +45,7 @@ class EfficientNetLiteBackbone(nn.Module):
         self._conv_stem = _conv(3, _STEM, 3, stride=2)
         self._bn0 = _norm(_STEM)
         self._blocks = nn.ModuleList()
-        self._last_block: dict[int, int] = {}
+        self._stride_after: dict[int, int] = {}
         self.channels: dict[int, int] = {}
         wide_in = _STEM
         for index, (kernel, stride, expansion, base, repeats) in enumerate(_STAGES):
@@ -54,10 +54,9 @@ class EfficientNetLiteBackbone(nn.Module):
             for block in range(repeats if ends else math.ceil(repeats * depth)):
                 self._blocks.append(_Block(wide_in, wide_out, kernel, stride if block == 0 else 1, expansion))
                 wide_in = wide_out
-            for at, last in _LAST_STAGE.items():
-                if index == last:
-                    self._last_block[len(self._blocks) - 1] = at
-                    self.channels[at] = wide_out
+            if index in _STRIDE_AFTER:
+                self._stride_after[len(self._blocks) - 1] = _STRIDE_AFTER[index]
+                self.channels[_STRIDE_AFTER[index]] = wide_out
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """Features of a normalised image.
@@ -72,8 +71,8 @@ class EfficientNetLiteBackbone(nn.Module):
         features = {}
         for index, block in enumerate(self._blocks):
             maps = block(maps)
-            if index in self._last_block:
-                features[self._last_block[index]] = maps
+            if index in self._stride_after:
+                features[self._stride_after[index]] = maps
         return features
 
 
@@ -83,13 +82,14 @@ class _Block(nn.Module):
     def __init__(self, wide_in: int, wide_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = wide_in * expansion
-        self._expand_conv = nn.Conv2d(wide_in, inner, 1, bias=False) if expansion > 1 else nn.Identity()
-        self._bn0 = _norm(inner) if expansion > 1 else nn.Identity()
+        self._expands, self._adds = expansion > 1, stride == 1 and wide_in == wide_out
+        if self._expands:
+            self._expand_conv = nn.Conv2d(wide_in, inner, 1, bias=False)
+            self._bn0 = _norm(inner)
         self._depthwise_conv = _conv(inner, inner, kernel, stride, groups=inner)
         self._bn1 = _norm(inner)
         self._project_conv = nn.Conv2d(inner, wide_out, 1, bias=False)
         self._bn2 = _norm(wide_out)
-        self._expands, self._adds = expansion > 1, stride == 1 and wide_in == wide_out
 
     def forward(self, maps: Tensor) -> Tensor:
         """``[N, wide_in, h, w]`` to ``[N, wide_out, h / stride, w / stride]``."""

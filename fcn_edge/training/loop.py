@@ -246,10 +246,9 @@ def _train_epoch(
 
 def _sources(start: Path | None, saved: Checkpoint | None, learner: Learner) -> dict[str, str]:
     """What a checkpoint tells of the files that the run learns from besides the data."""
-    known = {"init_sha256": hashlib.sha256(start.read_bytes()).hexdigest()} if start else {}
-    if saved is not None and "init_sha256" in saved.provenance:
-        known = {"init_sha256": saved.provenance["init_sha256"]}
-    return known | (learner.teacher.provenance if learner.teacher else {})
+    before = saved.provenance.get("init_sha256", "") if saved else ""
+    digest = hashlib.sha256(start.read_bytes()).hexdigest() if start else before
+    return ({"init_sha256": digest} if digest else {}) | (learner.teacher.provenance if learner.teacher else {})
 
 
 def _checkpoint(
