@@ -162,9 +162,9 @@ def _line(group: Sequence[_Read], base: _Read, own: float) -> Line:
 
 def _shown(name: str, value: Any) -> Any:
     """An option's value as a record may tell it: of a file, folder and name, but not where it lies."""
-    if name in _FILES and value:
-        return "/".join(Path(value).parts[-2:])
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_shown(name, each) for each in value]
+    return "/".join(Path(value).parts[-2:]) if name in _FILES and value else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -176,10 +176,15 @@ def _without_places(config: dict[str, Any], name: str) -> dict[str, Any]:
     return _shortened(config) | {"data": "camvid", "out": f"runs/{name}"}
 
 
-def _shortened(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with only the last two parts of the paths of other checkpoints."""
-    paths = {key: options[key] for key in ("init", "teacher") if options.get(key)}
-    return options | {key: "/".join(PurePath(path).parts[-2:]) for key, path in paths.items()}
+def _shortened(facts: dict[str, Any]) -> dict[str, Any]:
+    """Options or provenance with only the last two parts of the paths of other checkpoints."""
+    return {key: _tail(value) if key in ("init", "teacher") else value for key, value in facts.items()}
+
+
+def _tail(paths: Any) -> Any:
+    if isinstance(paths, (list, tuple)):
+        return [_tail(path) for path in paths]
+    return ",".join("/".join(PurePath(path).parts[-2:]) for path in paths.split(","))
 
 
 def _training(checkpoint: Path, facts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -144,10 +144,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         lovasz: weight of the Lovasz-softmax loss beside it.
         aux: weight of the losses on the coarser sums of scores (FCN-32s and -16s inside FCN-8s).
         loss_every: the loss is taken on every n-th pixel of each direction, from a random one on: 1, 2 or 4.
-        teacher: checkpoint (.pt) of another network with the same classes, whose answers are learned too; empty: none.
+        teacher: checkpoint (.pt) of another network with the same classes, whose answers are learned too; of several
+            the mean; empty: none.
         distill: weight of the loss that compares with the teacher's answers.
         distill_temperature: by which both are divided for that comparison; the higher, the more unlikely classes count.
-        hint: weight of the loss that compares features with the teacher's, each stride's through a learned 1x1
+        hint: weight of the loss that compares features with the (first) teacher's, each stride's through a learned 1x1
             convolution that is left behind after training; 0: none.
         dropout: probability of dropping a feature channel before it is scored.
         bn_momentum: share of a batch in the running statistics of batch norm.
@@ -194,7 +195,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lovasz: float = 0.0
     aux: float = 0.4
     loss_every: int = 2
-    teacher: str = ""
+    teacher: tuple[str, ...] = ()
     distill: float = 1.0
     distill_temperature: float = 2.0
     hint: float = 0.0
@@ -275,6 +276,8 @@ def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration
     for name in ("size", "crop"):
         if isinstance(fields.get(name), str):
             fields[name] = _size_from_text(name, fields[name])
+    if isinstance(fields.get("teacher"), str):  # one needs no list
+        fields["teacher"] = [fields["teacher"]] if fields["teacher"] else []
     try:
         return msgspec.convert(fields, TrainConfig)
     except msgspec.ValidationError as exc:

@@ -1,9 +1,10 @@
-"""The teacher of a run: a trained network whose answers another one learns; knows nothing about losses or steps."""
+"""The teacher of a run: trained networks whose answers another one learns; knows nothing about losses or steps."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,33 +20,54 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network, in eval mode and without gradients, and where it is from.
+    """Trained networks, in eval mode and without gradients, and where they are from.
 
     Attributes:
-        model: its averaged weights.
-        path: its file, as it was given.
-        sha256: of that file.
+        models: their averaged weights.
+        paths: their files, as they were given.
+        sha256: of these files.
     """
 
-    model: FCN
-    path: Path
-    sha256: str
+    models: tuple[FCN, ...]
+    paths: tuple[Path, ...]
+    sha256: tuple[str, ...]
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a checkpoint tells about it."""
-        return {"teacher": str(self.path), "teacher_sha256": self.sha256}
+        """What a checkpoint tells about it; several files stand between commas."""
+        return {"teacher": ",".join(map(str, self.paths)), "teacher_sha256": ",".join(self.sha256)}
 
 
-def open_teacher(path: Path, data: TrainData, device: torch.device) -> Teacher:
-    """A checkpoint's averaged model as a teacher.
+def open_teacher(paths: Sequence[Path], data: TrainData, device: torch.device) -> Teacher:
+    """The averaged models of checkpoints as a teacher.
 
     A teacher that was trained on other images than the run may have seen those that the run validates on, and hand that
     on; that is logged as a warning.
 
     Raises:
-        ModelError: if the file is no checkpoint, or its classes are not those of the run, in their order.
+        ModelError: if a file is no checkpoint, or its classes are not those of the run, in their order.
     """
+    models = tuple(_open_network(path, data, device) for path in paths)
+    return Teacher(models, tuple(paths), tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths))
+
+
+def refuse_other_teacher(teacher: Teacher | None, saved: Checkpoint) -> None:
+    """Check that a run goes on with the teacher it began with, wherever its files lie now.
+
+    Raises:
+        UsageError: if the teacher is missing, new or another.
+    """
+    before, path = (saved.provenance.get(name, "") for name in ("teacher_sha256", "teacher"))
+    now = teacher.provenance if teacher else {"teacher": "", "teacher_sha256": ""}
+    if before != now["teacher_sha256"]:
+        given = f"the teacher is {now['teacher']}" if teacher else "no teacher is given"
+        digests = ", ".join(f"{digest[:12]}..." for digest in before.split(","))
+        began = f"with {path} (sha256 {digests})" if before else "without one"
+        remedy = "give that as --teacher" if before else "leave out --teacher"
+        raise UsageError(f"{given} but the run was started {began}; {remedy} or start a new run in another folder")
+
+
+def _open_network(path: Path, data: TrainData, device: torch.device) -> FCN:
     checkpoint = load_checkpoint(path)
     own, wanted = checkpoint.contract.class_names, data.contract.class_names
     if own != wanted:
@@ -61,18 +83,4 @@ def open_teacher(path: Path, data: TrainData, device: torch.device) -> Teacher:
         )
     model = model_from_state(checkpoint.contract, checkpoint.ema, str(path)).to(device).requires_grad_(False)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Teacher(model, path, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def refuse_other_teacher(teacher: Teacher | None, saved: Checkpoint) -> None:
-    """Check that a run goes on with the teacher it began with, wherever the file lies now.
-
-    Raises:
-        UsageError: if the teacher is missing, new or another.
-    """
-    before, path = (saved.provenance.get(name, "") for name in ("teacher_sha256", "teacher"))
-    if before != (teacher.sha256 if teacher else ""):
-        given = f"the teacher is {teacher.path}" if teacher else "no teacher is given"
-        began = f"with {path} (sha256 {before[:12]}...)" if before else "without one"
-        remedy = "give that file as --teacher" if before else "leave out --teacher"
-        raise UsageError(f"{given} but the run was started {began}; {remedy} or start a new run in another folder")
+    return model

@@ -37,7 +37,7 @@ class Learner:
         contract: the model's.
         counts: training pixels of each class ``[C]``.
         device: where it learns.
-        teacher: a network whose answers it learns too, on the same device; None: none.
+        teacher: networks whose answers it learns too, on the same device; None: none.
 
     Attributes:
         model: the network as trained.
@@ -68,7 +68,7 @@ class Learner:
             bn_momentum=config.bn_momentum,
         ).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.hints = Hints(self.model, teacher.model).to(device) if teacher is not None and config.hint else None
+        self.hints = Hints(self.model, teacher.models[0]).to(device) if teacher is not None and config.hint else None
         self._restart()
         self.precision = choose_precision(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
@@ -222,12 +222,11 @@ class Learner:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Features in half precision where that is faster; scores, head and loss in float32."""
-        config, teacher = self.config, self.teacher.model if self.teacher else None
-        own, taught, answers = self._features(self.model, images), None, None
-        if teacher is not None and (config.distill or config.hint):
-            with torch.no_grad():
-                taught = self._features(teacher, images)
-                answers = (teacher.scores(taught), teacher.kernels) if config.distill else None
+        config, own = self.config, self._features(self.model, images)
+        teachers = self.teacher.models if self.teacher and (config.distill or config.hint) else ()
+        with torch.no_grad():
+            taught = [self._features(teacher, images) for teacher in teachers]
+            scores = [teacher.scores(features) for teacher, features in zip(teachers, taught, strict=True)]
         loss = segmentation_loss(
             self.model.scores(own),
             self.model.kernels,
@@ -238,12 +237,12 @@ class Learner:
             lovasz=config.lovasz,
             every=config.loss_every,
             generator=self.generator,
-            teacher=answers,
+            teachers=[(maps, each.kernels) for maps, each in zip(scores, teachers, strict=True)],
             distill=config.distill,
             temperature=config.distill_temperature,
         )
-        if self.hints is not None and taught is not None:
-            loss = loss + config.hint * self.hints(own, taught)
+        if self.hints is not None:
+            loss = loss + config.hint * self.hints(own, taught[0])
         return loss
 
     def _features(self, model: FCN, images: Tensor) -> list[Tensor]:

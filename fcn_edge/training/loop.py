@@ -126,7 +126,7 @@ def train(
     start = init_file(config.init, config.model) if saved is None and config.init else None
     origin = open_origin(config.init, start) if start else None
     config, data = open_data(_with_model(config, saved, origin), device)
-    teacher = open_teacher(Path(config.teacher), data, device) if config.teacher else None
+    teacher = open_teacher([Path(path) for path in config.teacher], data, device) if config.teacher else None
     learner = Learner(config, data.contract, data.train.counts, device, teacher)
     history: list[dict[str, Any]] = []
     spent = 0.0

@@ -31,7 +31,7 @@ def segmentation_loss(
     lovasz: float = 0.0,
     every: int = 1,
     generator: torch.Generator | None = None,
-    teacher: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    teachers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]] = (),
     distill: float = 1.0,
     temperature: float = 1.0,
 ) -> Tensor:
@@ -50,9 +50,9 @@ def segmentation_loss(
         weights: float32 ``[C]``, one for each class; None: all 1.
         aux: weight of the auxiliary losses.
         lovasz: weight of the Lovasz-softmax loss.
-        every: n; half the finest stride at most is taken, the teacher's finest stride included.
+        every: n; half the finest stride at most is taken, the teachers' finest strides included.
         generator: draws the grids' origins; None: they lie at the top left.
-        teacher: another network's scores of the same images and its kernels, both coarse to fine; None: none.
+        teachers: of each other network its scores of the same images and its kernels, both coarse to fine.
         distill: weight of the :func:`distillation_loss` on the pixels of the main loss.
         temperature: of that loss.
 
@@ -63,15 +63,15 @@ def segmentation_loss(
     sums = _running_sums(scores, kernels)
     finest = kernels[-1].shape[-1] // 2
     # A stride of at least 2 must be left to each transposed convolution.
-    every = min(every, finest // 2, *([teacher[1][-1].shape[-1] // 4] if teacher else []))
+    every = min(every, finest // 2, *(others[-1].shape[-1] // 4 for _, others in teachers))
     origin = _draw_origin(every, generator)
     logits, chosen = _on_grid(sums[-1], kernels[-1], labels, every, origin)
     value = criterion(logits, chosen, weights)
     if lovasz:
         step = 4 // every  # the loss sorts all pixels once for each class: a sixteenth of them is enough
         value = value + lovasz * lovasz_softmax(logits[..., ::step, ::step], chosen[..., ::step, ::step])
-    if teacher is not None:
-        answers, _ = _on_grid(_running_sums(*teacher)[-1], teacher[1][-1], labels, every, origin)
+    if teachers and distill:
+        answers = [_on_grid(_running_sums(*other)[-1], other[1][-1], labels, every, origin)[0] for other in teachers]
         value = value + distill * distillation_loss(logits, answers, temperature)
     if aux:
         for index, maps in enumerate(sums[:-1]):
@@ -136,23 +136,25 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
-def distillation_loss(logits: Tensor, answers: Tensor, temperature: float = 1.0) -> Tensor:
-    """Kullback-Leibler divergence of the softened class distributions from a teacher's, mean over all pixels.
+def distillation_loss(logits: Tensor, answers: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of the softened class distributions from the teachers', mean over all pixels.
 
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, with its factor of the temperature squared,
     which keeps the gradient's size; for each pixel as in Liu et al., "Structured Knowledge Distillation for Semantic
     Segmentation", CVPR 2019. A teacher has an answer for every pixel, so those whose label is ignored count too.
+    Several teachers' softened distributions are averaged, as Hinton et al. do.
 
     Args:
         logits: float ``[N, C, H, W]``.
-        answers: the teacher's logits, of the same shape; no gradient goes there.
-        temperature: by which both are divided.
+        answers: each teacher's logits, of the same shape; no gradient goes there.
+        temperature: by which all are divided.
 
     Returns:
         Scalar, 0 where both distributions are the same.
     """
     own = (logits / temperature).log_softmax(1)
-    wanted = (answers.detach() / temperature).log_softmax(1)
+    softened = torch.stack([(each.detach() / temperature).log_softmax(1) for each in answers])
+    wanted = softened.logsumexp(0) - math.log(len(answers))
     divergence = F.kl_div(own, wanted, reduction="sum", log_target=True)
     return divergence * temperature**2 / (logits.numel() / logits.shape[1])
 

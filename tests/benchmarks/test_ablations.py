@@ -39,7 +39,12 @@ def run(tmp_path: Path) -> Make:
         history: list[dict[str, Any]] = [{"epoch": 1, "val_miou": 0.99, "val_pixel_accuracy": 0.9, "val_per_class": {}}]
         last = {"val_miou": miou, "val_pixel_accuracy": 0.5, "val_per_class": {names[0]: miou, names[1]: None}}
         history.append({"epoch": epoch} | (last if miou is not None else {}))
-        provenance = {"data": Path(config.data).name, "torch": "2", "teacher": config.teacher, "teacher_sha256": "ab"}
+        provenance = {
+            "data": Path(config.data).name,
+            "torch": "2",
+            "teacher": ",".join(config.teacher),
+            "teacher_sha256": "ab",
+        }
         save_checkpoint(
             tmp_path / name / "last.pt",
             Checkpoint(

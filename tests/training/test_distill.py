@@ -37,7 +37,7 @@ def taught(config: Make, tmp_path: Path) -> Path:
 
 def learner_for(options: TrainConfig) -> tuple[Learner, RawBatch]:
     options, data = open_data(options, CPU)
-    teacher = open_teacher(Path(options.teacher), data, CPU) if options.teacher else None
+    teacher = open_teacher([Path(path) for path in options.teacher], data, CPU) if options.teacher else None
     learner = Learner(options, data.contract, data.train.counts, CPU, teacher)
     learner.train_mode()
     return learner, next(iter(data.train.batches([[0, 1, 2, 3]])))
@@ -57,7 +57,7 @@ def test_the_student_comes_to_answer_as_the_teacher_does(config: Make, taught: P
 
     def load_teacher_model() -> torch.nn.Module:
         _, data = open_data(config(model=DEFAULT_MODEL), CPU)
-        return open_teacher(taught, data, CPU).model
+        return open_teacher([taught], data, CPU).models[0]
 
     assert distance(teacher=str(taught), distill=10.0) < 0.8 * distance()
 
@@ -65,14 +65,14 @@ def test_the_student_comes_to_answer_as_the_teacher_does(config: Make, taught: P
 def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(config: Make, taught: Path) -> None:
     learner, raw = learner_for(config(model=DEFAULT_MODEL, teacher=str(taught)))
     assert learner.teacher is not None
-    before = {name: value.clone() for name, value in learner.teacher.model.state_dict().items()}
+    before = {name: value.clone() for name, value in learner.teacher.models[0].state_dict().items()}
     assert any("running" in name for name in before)
     learner.step(raw, 0.0)
-    assert not learner.teacher.model.training
-    assert all(torch.equal(value, before[name]) for name, value in learner.teacher.model.state_dict().items())
+    assert not learner.teacher.models[0].training
+    assert all(torch.equal(value, before[name]) for name, value in learner.teacher.models[0].state_dict().items())
     assert learner.state()["model"].keys() == learner.model.state_dict().keys()
     learned = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
-    assert not any(id(parameter) in learned for parameter in learner.teacher.model.parameters())
+    assert not any(id(parameter) in learned for parameter in learner.teacher.models[0].parameters())
 
 
 def test_weight_zero_is_a_run_without_a_teacher(config: Make, taught: Path, tmp_path: Path) -> None:
@@ -107,6 +107,26 @@ def test_a_resumed_run_needs_the_same_teacher_wherever_it_lies(config: Make, tau
     moved = tmp_path / "moved.pt"
     moved.write_bytes(taught.read_bytes())
     resumed = train(config(**options, teacher=str(moved)), resume=True)
+    assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in whole.history]
+
+
+def test_a_run_with_two_teachers_resumes_with_both(config: Make, taught: Path, tmp_path: Path) -> None:
+    second = str(train(config(out=str(tmp_path / "second"), epochs=1, seed=3)).last)
+    both = [str(taught), second]
+    whole = train(config(out=str(tmp_path / "whole"), teacher=both, hint=1.0))
+    alone = train(config(out=str(tmp_path / "alone"), teacher=str(taught), hint=1.0))
+    assert [entry["loss"] for entry in whole.history] != [entry["loss"] for entry in alone.history]
+
+    def stop(state: loop.Progress) -> None:
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(teacher=both, hint=1.0), stop)
+    for other in ([str(taught)], both[::-1]):
+        with pytest.raises(UsageError, match=r"was started with .*,.* \(sha256 \w{12}\.\.\., \w{12}\.\.\.\)"):
+            train(config(teacher=other, hint=1.0), resume=True)
+    resumed = train(config(teacher=both, hint=1.0), resume=True)
     assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in whole.history]
 
 

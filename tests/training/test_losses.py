@@ -182,18 +182,27 @@ def test_distillation_is_the_divergence_of_each_pixel(temperature: float) -> Non
         p = np.exp(wanted[n, :, y, x]) / np.exp(wanted[n, :, y, x]).sum()
         values.append((p * np.log(p / q)).sum())
     expected = temperature**2 * np.mean(values)
-    assert distillation_loss(logits, answers, temperature).item() == pytest.approx(expected, rel=1e-5)
+    assert distillation_loss(logits, [answers], temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_several_teachers_probabilities_are_averaged() -> None:
+    logits, one, other = (case(seed)[0] for seed in (7, 8, 9))
+    mean = ((one / 2).softmax(1) + (other / 2).softmax(1)) / 2
+    value = distillation_loss(logits, [one, other], 2.0)
+    assert value.item() == pytest.approx(distillation_loss(logits, [2 * mean.log()], 2.0).item(), rel=1e-5)
+    alone = (distillation_loss(logits, [each], 2.0).item() for each in (one, other))
+    assert all(value.item() != pytest.approx(each, rel=1e-2) for each in alone)
 
 
 def test_distillation_from_itself_is_zero_and_has_no_gradient() -> None:
     logits, _ = case(9)
     logits.requires_grad_()
-    value = distillation_loss(logits, logits.detach().clone(), 2.0)
+    value = distillation_loss(logits, [logits.detach().clone()], 2.0)
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert torch.allclose(logits.grad, torch.zeros_like(logits), atol=1e-8)
     other = logits.detach().flip(1).requires_grad_()
-    distillation_loss(logits, other, 2.0).backward()
+    distillation_loss(logits, [other], 2.0).backward()
     assert logits.grad.abs().max() > 1e-5
     assert other.grad is None  # the teacher does not learn
 
@@ -212,10 +221,10 @@ def test_both_heads_answer_on_the_same_pixels(
     for origin in ((0, 0), (1, 0), (every - 1, every - 1)):
         monkeypatch.setattr(torch, "randint", lambda *_, o=origin, **__: torch.tensor(o))
         value = segmentation_loss(
-            scores, model.kernels, labels, every=4, generator=torch.Generator(), teacher=(taught, other.kernels),
+            scores, model.kernels, labels, every=4, generator=torch.Generator(), teachers=[(taught, other.kernels)],
             distill=0.7, temperature=2.0,
         )  # fmt: skip
         top, left = origin
         own, wanted, chosen = (maps[..., top::every, left::every] for maps in (logits, answers, labels))
-        expected = cross_entropy(own, chosen) + 0.7 * distillation_loss(own, wanted, 2.0)
+        expected = cross_entropy(own, chosen) + 0.7 * distillation_loss(own, [wanted], 2.0)
         assert torch.allclose(value, expected, rtol=1e-5)
