@@ -126,15 +126,10 @@ def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
     for precision in wanted:
         if precision not in PRECISIONS:
             raise UsageError(f"precision '{precision}' is unknown; expected {', '.join(PRECISIONS)}")
-        if source.precision not in ("fp32", precision):
-            raise UsageError(
-                f"{source.path} is {source.precision} already and cannot become {precision}; give the checkpoint or "
-                "the FP32 file that it was made from"
-            )
-        if precision == "int8" and source.precision == "fp32" and not request.quantisation.frames:
+        how = request.quantisation
+        if precision == "int8" and (source.precision != "int8" or how.chooses_layers) and not how.frames:
             from .quantize import LEARNED, require_frames
 
-            how = request.quantisation
             learned = how.method in (AUTO, LEARNED) and source.learned
             require_frames(precision, how.min_agreement, learned)
     if request.gate and source.precision != "fp32":

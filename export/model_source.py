@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..contract import Contract
+from ..contract import METADATA_KEY, Contract
 from ..errors import MissingError, ModelError, UsageError
 from ..runtime.onnx_file import load_onnx, split_onnx
 from ..runtime.sidecar import Calibration, sha256_of
@@ -42,6 +42,11 @@ class Quantisation:
     keep: tuple[str, ...] = ()
     min_agreement: float | None = None
     max_frames: int | None = None
+
+    @property
+    def chooses_layers(self) -> bool:
+        """Whether an INT8 file as it is would not do."""
+        return bool(self.keep) or self.min_agreement is not None
 
 
 class ModelSource:
@@ -94,15 +99,19 @@ class ModelSource:
         return sha256_of(self.path)
 
     def fp32(self) -> Path:
-        """The FP32 ONNX file: a checkpoint is exported, and verified against torch, the first time."""
-        if self.path.suffix == ".onnx":
+        """The FP32 ONNX file, made the first time: of a checkpoint, checked against torch, or of a typed file."""
+        if self.path.suffix == ".onnx" and self.precision == "fp32":
             return self.path
-        exported = self.work / f"{self.name}.onnx"
-        if not exported.exists():
+        made = self.work / f"{self.name}.onnx"
+        if made.exists():
+            return made
+        if self.path.suffix == ".pt":
             from .to_onnx import onnx_from_checkpoint
 
-            onnx_from_checkpoint(self.path, exported, self.contract.size_hw)
-        return exported
+            onnx_from_checkpoint(self.path, made, self.contract.size_hw)
+        else:
+            _write_untyped(self.path, made)
+        return made
 
     def is_file(self, path: Path) -> bool:
         """Whether a path is the very file that was given."""
@@ -126,14 +135,17 @@ def make_typed(
         Whether it was made.
 
     Raises:
-        UsageError: if a file is in its place that no build wrote, and ``force`` is not given.
+        UsageError: if a file is in its place that no build wrote, and ``force`` is not given, or it is the source.
         ModelError: if the source cannot become what is asked for.
         GateError: if layers were to be kept out until labels agree, and they do not.
     """
+    as_is = precision == source.precision and not (precision == "int8" and how.chooses_layers)
     if source.is_file(typed):
+        if not as_is:
+            raise UsageError(f"{typed} would be made of itself; choose another folder with -o")
         return False
     recipe = Recipe(source_sha256=source.sha256, precision=precision)
-    if precision == "int8" and source.precision == "fp32":
+    if precision == "int8" and not as_is:
         recipe = Recipe(
             source_sha256=source.sha256,
             precision=precision,
@@ -153,8 +165,10 @@ def make_typed(
     if state not in ("absent", "current", "foreign"):
         on_note(f"{typed.name} is made again: {state}")
     fresh = source.work / typed.name
-    if precision == source.precision:
+    if precision == "fp32":
         shutil.copyfile(source.fp32(), fresh)
+    elif as_is:
+        shutil.copyfile(source.path, fresh)
     else:
         report = _quantised(source.fp32(), fresh, precision, how, threads, on_progress)
         if report.method is not None:
@@ -204,6 +218,21 @@ def _quantised(
         threads=threads,
         on_progress=on_progress,
     )
+
+
+def _write_untyped(path: Path, out: Path) -> None:
+    """The FP32 file of an FP16 or INT8 one, with its contract and its learned steps."""
+    from onnx import helper
+
+    from .quantize import SCALES_KEY
+    from .untyped import fp32_from_typed
+
+    typed = load_onnx(path)
+    plain = fp32_from_typed(typed)
+    helper.set_model_props(
+        plain, {entry.key: entry.value for entry in typed.metadata_props if entry.key in (METADATA_KEY, SCALES_KEY)}
+    )
+    out.write_bytes(plain.SerializeToString(deterministic=True))
 
 
 def _checkpoint_contract(path: Path, size_hw: tuple[int, int] | None) -> Contract:

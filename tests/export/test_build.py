@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("openvino")
+pytest.importorskip("onnx")
+
+from onnx import TensorProto
 
 from fcn_edge.cli import main
 from fcn_edge.errors import GateError, UsageError
@@ -19,7 +23,9 @@ from fcn_edge.export.build_request import BuildRequest
 from fcn_edge.export.gate import GateRequest
 from fcn_edge.export.model_source import Quantisation
 from fcn_edge.runtime import tensorrt_library
-from fcn_edge.runtime.onnx_file import split_onnx
+from fcn_edge.runtime.engine import open_engine
+from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
+from fcn_edge.shipped import shipped_models
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +113,48 @@ def test_contradictions(model: Path, tmp_path: Path, request_: BuildRequest, wor
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_fp16_file_is_no_source_for_others(model: Path, trained: Path, tmp_path: Path) -> None:
+def test_an_int8_file_is_a_source_for_others(tmp_path: Path) -> None:
+    """A model that ships is INT8: it becomes FP16 or FP32, or INT8 with layers kept out, without its checkpoint."""
+    request = BuildRequest(precisions=("fp32", "fp16", "int8"), quantisation=Quantisation(keep=("backbone.s16.*",)))
+    results = build(["camvid-n"], tmp_path, request)
+    loaded = [load_onnx(Path(result.onnx)) for result in results]
+    assert [split_onnx(Path(result.onnx)).precision for result in results] == ["fp32", "fp16", "int8"]
+    shipped = split_onnx(shipped_models()["camvid-n"]).contract
+    assert [split_onnx(Path(result.onnx)).contract for result in results] == [shipped] * 3
+    integers = [
+        {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8} for model in loaded
+    ]
+    assert integers[:2] == [set(), set()]
+    whole = {
+        tensor.name
+        for tensor in load_onnx(shipped_models()["camvid-n"]).graph.initializer
+        if tensor.data_type == TensorProto.INT8
+    }
+    assert whole - integers[2] == {name for name in whole if name.startswith("backbone.s16.")}
+    frame = np.random.default_rng(0).integers(0, 256, (*shipped.size_hw, 3), np.uint8)
+    labels = []
+    for model in ("camvid-n", *(result.onnx for result in results)):
+        with open_engine(model) as engine:
+            labels.append(engine.infer(frame))
+    assert all((labels[0] == other).mean() > 0.9 for other in labels[1:])
+    assert [result.made for result in build(["camvid-n"], tmp_path, request)] == [(), (), ()]
+
+
+def test_what_an_int8_file_cannot_become(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (as_it_is,) = build(["camvid-n"], out, BuildRequest())
+    assert Path(as_it_is.onnx).read_bytes()[:1000] == shipped_models()["camvid-n"].read_bytes()[:1000]
+    with pytest.raises(UsageError, match=r"camvid-n-int8-360x480\.onnx would be made of itself; choose another folder"):
+        build([as_it_is.onnx], out, BuildRequest(quantisation=Quantisation(keep=("backbone.s16.*",))))
+    with pytest.raises(UsageError, match="no layer is called 'neck'"):
+        build(["camvid-n"], out, BuildRequest(quantisation=Quantisation(keep=("neck",))))
+    measured = BuildRequest(quantisation=Quantisation(keep=("backbone.s16.*",), method="minmax"))
+    with pytest.raises(UsageError, match="--calib"):
+        build(["camvid-n"], tmp_path / "measured", measured)
+
+
+def test_a_gate_needs_the_fp32_file_itself(model: Path, trained: Path, tmp_path: Path) -> None:
     (typed,) = build([model], tmp_path / "out", BuildRequest(precisions=("fp16",)))
-    with pytest.raises(UsageError, match="cannot become fp32"):
-        build([typed.onnx], tmp_path / "out", BuildRequest(precisions=("fp32",)))
     with pytest.raises(UsageError, match="gate compares with FP32"):
         build([typed.onnx], tmp_path / "out", BuildRequest(gate=GateRequest(data=trained / "data")))
     other = tmp_path / "other" / "street.onnx"
