@@ -26,6 +26,11 @@ from .report import markdown_table
 
 MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
 _HISTORY_LINES = 40
+_LITE_LICENCE = " So are EfficientNet-Lite's ImageNet weights (Google), with which it began."
+_DEPTHWISE = (
+    "its depthwise convolutions stay FP16 with `fcn-edge build NAME --keep '*depthwise*'`, or take `--precision fp16`: "
+    'docs/models.md, "Depthwise convolutions"'
+)
 
 
 def ship(
@@ -107,8 +112,10 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
             f"; {int8['agreement']:.2%} of the labels of training images that did not measure them are those of FP32"
         )
     splits = " + ".join(config["splits"])
+    is_lite = "-efficientnet-lite" in contract["model"]
+    kind = "EfficientNet-Lite" if is_lite else "plain residual"
     rows = [
-        ["Architecture", f"`{contract['model']}`: plain residual FCN with score maps at strides {_listed(contract)}"],
+        ["Architecture", f"`{contract['model']}`: {kind} FCN with score maps at strides {_listed(contract)}"],
         ["Params, GMACs", f"{facts['params'] / 1e6:.2f} M, {facts['gmacs']:.2f} at {height}x{width}"],
         ["Input", f"{height}x{width}; a frame of any size is resized"],
         ["Classes", ", ".join(contract["class_names"])],
@@ -124,6 +131,7 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
             "checkpoint, averaged weights; nothing was chosen on val or test",
         ],
         ["INT8", ranges],
+        *([["On a GPU", _DEPTHWISE]] if is_lite else []),
         ["Record", f"`benchmarks/records/{name}.json`"],
     ]
     scores = [[label, "-" if iou is None else f"{iou:.3f}"] for label, iou in judged["int8"]["per_class"].items()]
@@ -153,7 +161,7 @@ in 2005, cameras that are not behind a windscreen. It must not steer anything.
 ## Licence
 
 CamVid (Brostow, Fauqueur, Cipolla: "Semantic object classes in video", 2009) is for research; so are these weights. The
-code is Apache-2.0.
+code is Apache-2.0.{_LITE_LICENCE if is_lite else ""}
 """
 
 

@@ -105,6 +105,15 @@ def test_file_card_and_record_agree(checkout) -> None:
         "research",
     ):
         assert words in card
+    assert "depthwise" not in card
+    contract = facts["contract"] | {"model": "fcn4s-efficientnet-lite0"}
+    lite = ship.card("tiny-n", facts | {"contract": contract}, record, {"fp32": SCORES, "int8": SCORES})
+    for words in (
+        "`fcn4s-efficientnet-lite0`: EfficientNet-Lite FCN",
+        "--keep '*depthwise*'",
+        "(Google), with which it",
+    ):
+        assert words in lite
     everything = card + json.dumps(record) + path.read_bytes().decode("latin-1")
     assert "/home/me" not in everything
     assert str(checkout) not in everything
