@@ -171,6 +171,11 @@ def test_the_real_library_checks_sizes_and_reports_cuda_errors(cuda_library: Pat
             launcher(scores, kernels, SIZE_HW, out)
 
 
+def test_a_bare_name_means_this_folder(cuda_library: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(cuda_library.parent)
+    assert isinstance(open_launcher(Path(cuda_library.name)), CudaLauncher)
+
+
 def test_a_library_without_the_kernel_is_told(tmp_path: Path):
     (tmp_path / "x.so").write_bytes(b"")
     with pytest.raises(MissingError, match="holds no CUDA skip head"):
