@@ -25,7 +25,8 @@ def open_launcher(path: Path) -> CudaLauncher:
     if not path.is_file():
         raise MissingError(f"{path} is not there; build it with -DFCN_EDGE_CUDA_LIBRARY=ON (cpp_plugins/README.md)")
     try:
-        function = getattr(ctypes.CDLL(str(path)), _FUNCTION)
+        # Resolved: the loader takes a bare name for one in its own folders, not in this one.
+        function = getattr(ctypes.CDLL(str(path.resolve())), _FUNCTION)
     except (OSError, AttributeError) as exc:
         raise MissingError(f"{path} holds no CUDA skip head ({exc}); build it as cpp_plugins/README.md says") from exc
     return CudaLauncher(function)

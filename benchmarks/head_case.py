@@ -19,7 +19,7 @@ class Case:
 
     Attributes:
         size_hw: (height, width) of the labels.
-        scores: float32 ``[1, C, h_i, w_i]`` for each of ``STRIDES``.
+        scores: float32 ``[N, C, h_i, w_i]`` for each of ``STRIDES``.
         kernels: float32 ``[C, 1, 4, 4]``, last ``[C, 1, 2s, 2s]``.
     """
 
@@ -33,11 +33,11 @@ class Case:
         return self.scores[0].shape[2], self.scores[0].shape[3]
 
 
-def make_case(size_hw: tuple[int, int], classes: int, seed: int = 0) -> Case:
-    """Random scores, and bilinear kernels moved at random as training would."""
+def make_case(size_hw: tuple[int, int], classes: int, batch: int = 1, seed: int = 0) -> Case:
+    """Random scores of ``batch`` images, and bilinear kernels moved at random as training would."""
     rng = np.random.default_rng(seed)
     sides = [tuple(-(-side // STRIDES[0]) << i for side in size_hw) for i in range(len(STRIDES))]
-    scores = [rng.standard_normal((1, classes, h, w), np.float32) for h, w in sides]
+    scores = [rng.standard_normal((batch, classes, h, w), np.float32) for h, w in sides]
     kernels = []
     for s in (2, 2, STRIDES[-1]):
         ramp = 1 - np.abs(np.arange(2 * s) - s + 0.5) / s
@@ -51,15 +51,18 @@ def differing_pixels(case: Case, labels: Labels, others: Labels) -> tuple[int, i
 
     Args:
         case: what both answered.
-        labels: uint8 ``[1, H, W]``.
-        others: uint8 ``[1, H, W]``.
+        labels: uint8 ``[N, H, W]``.
+        others: uint8 ``[N, H, W]``. An id that is no class is never a tie.
     """
-    different = labels != others
+    different = np.nonzero(labels != others)
+    answers = labels[different], others[different]
     total = case.scores[0]
     for kernel, finer in zip(case.kernels[:-1], case.scores[1:], strict=True):
         total = transposed_convolution_numpy(total, kernel) + finer
-    height, width = case.size_hw
-    logits = transposed_convolution_numpy(total, case.kernels[-1])[:, :, :height, :width]
-    pairs = [np.take_along_axis(logits, answer[:, None].astype(np.int64), axis=1)[:, 0] for answer in (labels, others)]
-    apart = np.abs(pairs[0] - pairs[1]) > TIE
-    return int(different.sum()), int((different & apart).sum())
+    # Class by class: the full-resolution sums of all classes of a batch would be gigabytes.
+    mine, theirs = np.full(answers[0].shape, np.inf), np.full(answers[0].shape, -np.inf)
+    for c in np.intersect1d(answers, np.arange(total.shape[1])):
+        values = transposed_convolution_numpy(total[:, c : c + 1], case.kernels[-1][c : c + 1])[:, 0][different]
+        mine[answers[0] == c] = values[answers[0] == c]
+        theirs[answers[1] == c] = values[answers[1] == c]
+    return len(mine), int((np.abs(mine - theirs) > TIE).sum())

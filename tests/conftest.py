@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import venv
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcn_edge.contract import Contract
-from fcn_edge.errors import FcnEdgeError
+from fcn_edge.errors import FcnEdgeError, MissingError
+from fcn_edge.runtime.cuda_driver import cuda_version, find_gpu
 
 if TYPE_CHECKING:
     from fcn_edge.model.fcn import FCN
@@ -27,24 +30,42 @@ ROOT = Path(__file__).parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need a GPU are skipped where there is none, and say what is missing."""
     for item in items:
-        if item.get_closest_marker("gpu") and gpu_gap():
-            item.add_marker(pytest.mark.skip(reason=gpu_gap()))
+        marker = item.get_closest_marker("gpu")
+        if marker and (gap := gpu_gap(*(marker.args or ("tensorrt", "pycuda")))):
+            item.add_marker(pytest.mark.skip(reason=gap))
 
 
 @functools.cache
-def gpu_gap() -> str:
-    """What this machine lacks to run engines; empty if it lacks nothing."""
-    from fcn_edge.runtime.cuda_driver import cuda_version, find_gpu
+def gpu_gap(*needs: str) -> str:
+    """What this machine lacks of a GPU and of ``torch``, ``tensorrt`` or ``pycuda``; empty if it lacks nothing."""
     from fcn_edge.runtime.gpu import require_pycuda
     from fcn_edge.runtime.tensorrt_library import require_tensorrt
 
     gaps = [] if find_gpu() else ["no NVIDIA GPU" if cuda_version() else "no CUDA driver"]
-    for name, require in (("TensorRT", require_tensorrt), ("PyCUDA", require_pycuda)):
+    names = {
+        "torch": ("PyTorch that sees a GPU", _require_torch),
+        "tensorrt": ("TensorRT", require_tensorrt),
+        "pycuda": ("PyCUDA", require_pycuda),
+    }
+    for name, require in (names[need] for need in needs):
         try:
             require()
         except FcnEdgeError:
             gaps.append(f"no {name}")
     return ", ".join(gaps)
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise MissingError("PyTorch is not installed")
+    if find_gpu() is None:
+        return  # said already; torch takes seconds to import
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that is too old for it
+        if not torch.cuda.is_available():
+            raise MissingError("PyTorch sees no GPU")
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,21 @@ def test_labels_that_differ_are_told_from_ties():
     for kernel in case.kernels:
         kernel[:] = 0.25
     assert benchmark.differing_pixels(case, labels * 0, labels * 0 + 1) == (64 * 96, 0)
+    assert benchmark.differing_pixels(case, labels * 0 + 255, labels * 0) == (64 * 96, 64 * 96)
+
+
+def test_every_image_of_a_batch_is_judged():
+    case = benchmark.make_case((64, 90), 5, batch=3)
+    labels = skip_head_numpy(case.scores, case.kernels, case.size_hw)
+    assert labels.shape == (3, 64, 90)
+    assert not np.array_equal(labels[0], labels[1])
+    others = labels.copy()
+    others[1, 63, 89] = (others[1, 63, 89] + 1) % 5
+    others[2, :2, 0] = 255
+    assert benchmark.differing_pixels(case, others, labels) == (3, 3)
+    for scores in case.scores:
+        scores[1] = 0
+    assert benchmark.differing_pixels(case, others, labels) == (3, 2)
 
 
 def test_a_contender_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch):

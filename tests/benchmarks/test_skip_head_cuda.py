@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,17 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from torch._dynamo.testing import CompileCounter
 
+from fcn_edge.benchmarks import cuda_graphs
 from fcn_edge.benchmarks import skip_head_cuda as benchmark
 from fcn_edge.benchmarks.cuda_launcher import CudaLauncher, open_launcher
-from fcn_edge.benchmarks.head_case import differing_pixels, make_case
+from fcn_edge.benchmarks.head_case import make_case
 from fcn_edge.errors import EngineError, GateError, MissingError, UsageError
 from fcn_edge.skip_head import skip_head_numpy
+
+# Where there is a GPU, Dynamo imports what PyTorch itself calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 SIZE_HW = (70, 101)
 
@@ -28,21 +36,175 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def test_torch_and_the_reference_agree():
-    case = make_case(SIZE_HW, 11)
-    labels = benchmark.torch_head(benchmark.make_buffers(case, torch.float32, "cpu")).numpy()
-    assert labels.shape == (1, *SIZE_HW)
-    assert len(np.unique(labels)) > 5
-    assert differing_pixels(case, labels, skip_head_numpy(case.scores, case.kernels, case.size_hw))[1] == 0
-    assert benchmark.check(case, labels, "PyTorch") >= 0
+@pytest.fixture
+def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Dynamo alone, without a compiler behind it; counts what it was given to compile."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+class HostGraph:
+    """Calls that are made when they are replayed."""
+
+    def __init__(self, call, places):
+        self.call, self.places = call, places
+
+    def replay(self) -> None:
+        for place in self.places:
+            self.call(place)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, dynamo) -> None:
+    """The benchmark without a GPU: everything but CUDA's own calls, with times that are made up."""
+    random_bytes = cuda_graphs.random_bytes
+    monkeypatch.setattr(benchmark, "DEVICE", "cpu")
+    monkeypatch.setattr(cuda_graphs, "random_bytes", lambda *sides: random_bytes(*sides, device="cpu"))
+    monkeypatch.setattr(cuda_graphs, "captured", HostGraph)
+    monkeypatch.setattr(cuda_graphs, "replay_us", lambda graphs, calls, rounds: dict.fromkeys(graphs, [2.0] * rounds))
+    monkeypatch.setattr(cuda_graphs, "host_us", lambda call: 7.0)
+    monkeypatch.setattr(cuda_graphs, "l2_bytes", lambda: 0)
+    monkeypatch.setattr(cuda_graphs, "free_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(cuda_graphs, "require_gpu", lambda: None)
+    monkeypatch.setattr(cuda_graphs, "stream_handle", lambda: 0)
+    monkeypatch.setattr(cuda_graphs, "peak_copy_gb_per_s", lambda: 4000.0)
+
+
+def reference_launcher(scores, kernels, size_hw, out, stream):
+    """The kernel's place, taken by the reference."""
+    arrays = [[tensor.float().numpy() for tensor in tensors] for tensors in (scores, kernels)]
+    return out.copy_(torch.from_numpy(skip_head_numpy(*arrays, size_hw)))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_torch_and_the_reference_agree(dynamo, batch: int):
+    case = make_case(SIZE_HW, 11, batch)
+    expected = skip_head_numpy(case.scores, case.kernels, case.size_hw)
+    for head in (benchmark.torch_head, benchmark.compiled_torch_head()):
+        buffers = benchmark.make_buffers(case, torch.float32, "cpu")
+        assert (buffers.labels == benchmark.UNWRITTEN).all()
+        assert head(buffers) is buffers.labels
+        labels = buffers.labels.numpy()
+        assert labels.shape == (batch, *SIZE_HW)
+        assert len(np.unique(labels)) > 5
+        assert benchmark.check(case, labels, expected, "PyTorch") >= 0
+    assert dynamo.frame_count == 1
+
+
+def test_every_size_is_compiled(dynamo):
+    """Dynamo compiles eight of one function's sizes and would run the others as they are."""
+    sizes = [benchmark.make_buffers(make_case((32 * i, 32), 2), torch.float32, "cpu") for i in range(1, 11)]
+    head = benchmark.compiled_torch_head()
+    for buffers in sizes[:8]:
+        head(buffers)
+    with pytest.raises(Exception, match=r"limit|fullgraph"):
+        head(sizes[8])
+    before = dynamo.frame_count
+    for buffers in sizes:
+        benchmark.compiled_torch_head()(buffers)
+    assert dynamo.frame_count - before == len(sizes)
 
 
 def test_what_is_no_tie_ends_the_benchmark():
     case = make_case(SIZE_HW, 4)
-    labels = skip_head_numpy(case.scores, case.kernels, case.size_hw)
+    expected = skip_head_numpy(case.scores, case.kernels, case.size_hw)
+    labels = expected.copy()
     labels[0, 0, :7] = (labels[0, 0, :7] + 1) % 4
     with pytest.raises(GateError, match="the kernel differs from the reference in 7 pixels that are no ties"):
-        benchmark.check(case, labels, "the kernel")
+        benchmark.check(case, labels, expected, "the kernel")
+    assert benchmark.check(case, labels, expected, "the kernel", is_exact=False) == 7
+    labels[0, 1, :3] = benchmark.UNWRITTEN
+    with pytest.raises(GateError, match="the kernel gives 3 pixels an id that is no class"):
+        benchmark.check(case, labels, expected, "the kernel", is_exact=False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_case_is_checked_and_described(host, monkeypatch: pytest.MonkeyPatch, precision: str, batch: int):
+    case = make_case(SIZE_HW, 5, batch)
+    result = benchmark.bench_case(case, precision, reference_launcher, rounds=3)
+    names = {benchmark.FUSED, benchmark.EAGER, benchmark.COMPILED}
+    assert result["left_out"] == {}
+    assert (result["batch"], result["size_hw"], result["classes"]) == (batch, list(SIZE_HW), 5)
+    assert (result["sets"], result["pixels"]) == (2, batch * 70 * 101)
+    assert set(result["host_us"]) == set(result["differing_pixels"]) == names
+    assert result["differing_pixels"][benchmark.FUSED] == 0
+    assert all(0 <= pixels < 0.1 * result["pixels"] for pixels in result["differing_pixels"].values())
+    assert set(result["us"]) == {*names, benchmark.COPY, benchmark.NODE}
+    assert result["us"][benchmark.NODE] == {"min": 2.0, "p50": 2.0, "p90": 2.0}
+    assert result["gb_per_s"] == {}
+
+    monkeypatch.setattr(benchmark, "BANDWIDTH_BYTES", result["bytes"])
+    speed = benchmark.bench_case(case, precision, reference_launcher, rounds=3)["gb_per_s"]
+    assert set(speed) == {*names, benchmark.COPY}
+    assert speed[benchmark.FUSED] == pytest.approx(result["bytes"] / 2e3)
+    half = -(-result["bytes"] // 2 // 512) * 512
+    assert speed[benchmark.COPY] == pytest.approx(2 * half / 2e3)
+
+
+def test_what_is_replayed_is_what_is_checked(host, monkeypatch: pytest.MonkeyPatch):
+    """A graph that leaves a set out, however well the call worked on it outside."""
+
+    def captured(call, places):
+        HostGraph(call, places).replay()
+        return HostGraph(call, places[:-1])
+
+    monkeypatch.setattr(cuda_graphs, "replay_us", lambda *_: pytest.fail("timed before it was checked"))
+    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    with pytest.raises(GateError, match=f"fused in fp16 gives {70 * 101} pixels an id that is no class"):
+        benchmark.bench_case(make_case(SIZE_HW, 5), "fp16", reference_launcher, rounds=1)
+
+
+def test_a_contender_of_pytorch_that_fails_is_left_out(host, monkeypatch: pytest.MonkeyPatch):
+    def fails(buffers):
+        raise RuntimeError("no compiler in '/home/someone/bin/cc'\nmore")
+
+    def wrong(buffers):
+        return buffers.labels.fill_(3)
+
+    monkeypatch.setattr(benchmark, "compiled_torch_head", lambda: fails)
+    monkeypatch.setattr(benchmark, "torch_head", wrong)
+    result = benchmark.bench_case(make_case(SIZE_HW, 5), "fp32", reference_launcher, rounds=1)
+    assert set(result["left_out"]) == {benchmark.EAGER, benchmark.COMPILED}
+    assert result["left_out"][benchmark.COMPILED] == "RuntimeError: no compiler in 'cc'"
+    assert "PyTorch, eager in fp32 differs from the reference in" in result["left_out"][benchmark.EAGER]
+    assert set(result["us"]) == {benchmark.FUSED, benchmark.COPY, benchmark.NODE}
+    assert set(result["host_us"]) == set(result["differing_pixels"]) == {benchmark.FUSED}
+    with pytest.raises(RuntimeError, match="no compiler"):
+        benchmark.bench_case(make_case(SIZE_HW, 5), "fp32", lambda *_: fails(None), rounds=1)
+
+
+def test_too_little_memory_leaves_pytorch_out(host, monkeypatch: pytest.MonkeyPatch):
+    case = make_case((512, 1024), 5)
+    assert benchmark.make_buffers(case, torch.float16, "cpu").torch_nbytes == 4 * 512 * 1024 * (5 * 2 + 8)
+    assert benchmark.too_little(38_000_000, 38_000_000) == ""
+    monkeypatch.setattr(cuda_graphs, "free_bytes", lambda: 10_000_000)
+    result = benchmark.bench_case(case, "fp16", reference_launcher, rounds=1)
+    sentence = "needs about 0.04 GB of GPU memory, 0.01 GB are free"
+    assert result["left_out"] == dict.fromkeys((benchmark.EAGER, benchmark.COMPILED), sentence)
+    assert set(result["us"]) == {benchmark.FUSED, benchmark.COPY, benchmark.NODE}
+
+
+def test_pytorch_is_not_given_tf32(host, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    captured = cuda_graphs.captured
+    monkeypatch.setattr(
+        cuda_graphs,
+        "captured",
+        lambda *arguments: seen.append(torch.backends.cudnn.allow_tf32) or captured(*arguments),
+    )
+    benchmark.bench_case(make_case(SIZE_HW, 5), "fp32", reference_launcher, rounds=1)
+    assert seen[:3] == [False] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("batch", "size_hw", "classes"), benchmark.LARGE)
+def test_large_cases_are_of_memory(batch: int, size_hw: tuple[int, int], classes: int, dtype: torch.dtype):
+    one = benchmark.make_buffers(make_case(size_hw, classes), dtype, "cpu")
+    kernels = sum(kernel.nbytes for kernel in one.kernels)
+    assert batch * (one.nbytes - kernels) + kernels > benchmark.BANDWIDTH_BYTES > 10 * one.nbytes
 
 
 def test_half_precision_is_judged_by_the_numbers_it_sees():
@@ -68,15 +230,69 @@ def test_sets_of_buffers_outgrow_the_cache():
     assert benchmark.number_of_sets(1000, 50 << 20) == benchmark.MAX_SETS
 
 
-def test_summary_and_table():
-    figures = benchmark.summary([4.0, 2.0, 3.0], nbytes=6000)
-    assert (figures["min"], figures["p50"]) == (2.0, 3.0)
-    assert figures["gb_per_s"] == pytest.approx(2.0)  # 6000 bytes in 3 µs
-    copy = benchmark.summary([1.5], nbytes=6000)
-    result = {"size_hw": [360, 480], "classes": 11, "precision": "fp16"}
-    shown = benchmark.table([{**result, "us": {benchmark.FUSED: figures, benchmark.COPY: copy}}], 4000.0)
-    cells = [next(iter(column.cells)) for column in shown.columns]
-    assert cells == ["360x480, 11 classes, fp16", "3.0", "1.5", "50%"]
+def test_percentiles():
+    assert benchmark.percentiles([4.0, 2.0, 3.0])["min"] == 2.0
+    assert benchmark.percentiles([4.0, 2.0, 3.0])["p50"] == 3.0
+
+
+def test_table_tells_bandwidth_of_large_cases_only():
+    def cells(result: dict) -> list[str]:
+        whole = {"size_hw": [360, 480], "classes": 11, "precision": "fp16", **result}
+        return [next(iter(column.cells)) for column in benchmark.table([whole], 4000.0).columns]
+
+    us = {name: {"p50": time} for name, time in ((benchmark.FUSED, 3.0), (benchmark.COPY, 1.5), (benchmark.NODE, 1.25))}
+    small = cells({"batch": 1, "us": us, "gb_per_s": {}})
+    assert small == ["1 x 360x480\n11 classes, fp16", "3.0", "-", "-", "1.5", "1.2", "-"]
+    large = cells({"batch": 9, "us": us, "gb_per_s": {benchmark.FUSED: 2.0, benchmark.COPY: 4.0}})
+    assert (large[0], large[-1]) == ("9 x 360x480\n11 classes, fp16", "50%")
+
+
+def test_the_record_grows_case_by_case(
+    host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "record.json"
+
+    def wrong_for_batches(scores, *arguments):
+        labels = reference_launcher(scores, *arguments)
+        return labels if len(labels) == 1 else labels.fill_(1)
+
+    monkeypatch.setattr(benchmark, "open_launcher", lambda library: reference_launcher)
+    monkeypatch.setattr(benchmark, "SINGLE", ((1, (40, 60), 3),))
+    monkeypatch.setattr(benchmark, "LARGE", ((2, (32, 64), 4),))
+    assert benchmark.main(["x.so", "--quick", "-o", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert "2 x 32x64, 4 classes, fp16" in shown.err
+    assert "4 classes, fp16" in shown.out
+    payload = json.loads(path.read_text())
+    assert (payload["benchmark"], payload["cases"], payload["copy_gb_per_s"]) == ("skip_head_cuda", 4, 4000.0)
+    assert payload["machine"]["cpu"]
+    found = [(result["batch"], result["classes"], result["precision"]) for result in payload["results"]]
+    assert found == [(1, 3, "fp32"), (1, 3, "fp16"), (2, 4, "fp32"), (2, 4, "fp16")]
+
+    monkeypatch.setattr(benchmark, "open_launcher", lambda library: wrong_for_batches)
+    assert benchmark.main(["x.so", "--quick", "-o", str(path)]) == 6
+    assert "differs from the reference" in " ".join(capsys.readouterr().err.split())
+    payload = json.loads(path.read_text())
+    assert (payload["cases"], len(payload["results"])) == (4, 2)
+
+
+@pytest.mark.gpu("torch")
+@pytest.mark.filterwarnings("ignore")  # the compiler's advice
+def test_on_a_gpu_everything_is_timed(
+    cuda_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark, "SINGLE", ((1, (360, 480), 11),))
+    monkeypatch.setattr(benchmark, "LARGE", ((8, (512, 1024), 19),))
+    path = tmp_path / "record.json"
+    assert benchmark.main([str(cuda_library), "--quick", "-o", str(path)]) == 0, capsys.readouterr().err
+    results = json.loads(path.read_text())["results"]
+    assert len(results) == 4
+    for result in results:
+        assert result["left_out"] == {}
+        assert len(result["us"]) == 5
+        assert all(0 < us["min"] <= us["p50"] for us in result["us"].values())
+        assert all(us > 0 for us in result["host_us"].values())
+        assert all(pixels < 0.1 * result["pixels"] for pixels in result["differing_pixels"].values())
 
 
 def test_bad_use_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -169,6 +385,11 @@ def test_the_real_library_checks_sizes_and_reports_cuda_errors(cuda_library: Pat
     if not torch.cuda.is_available():
         with pytest.raises(EngineError, match="the kernel could not be launched: "):
             launcher(scores, kernels, SIZE_HW, out)
+
+
+def test_a_bare_name_means_this_folder(cuda_library: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(cuda_library.parent)
+    assert isinstance(open_launcher(Path(cuda_library.name)), CudaLauncher)
 
 
 def test_a_library_without_the_kernel_is_told(tmp_path: Path):

@@ -98,14 +98,11 @@ def labels_on_gpu(launcher, scores: list, kernels: list, size: tuple[int, int], 
     return labels.cpu().numpy()
 
 
-@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu("torch"))])
 def head(request: pytest.FixtureRequest) -> Head:
     """What labels: the kernel's threads in a loop on the host, or the kernel."""
     if request.param == "host":
         return partial(labels_on_host, request.getfixturevalue("library"))
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("PyTorch sees no NVIDIA GPU")
     from fcn_edge.benchmarks.cuda_launcher import open_launcher
 
     return partial(labels_on_gpu, open_launcher(request.getfixturevalue("cuda_library")))

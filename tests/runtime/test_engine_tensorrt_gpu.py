@@ -27,6 +27,7 @@ from fcn_edge.runtime.gpu import Gpu, require_pycuda
 from fcn_edge.runtime.onnx_file import contract_from_onnx
 from fcn_edge.runtime.sidecar import Gpu as GpuName
 from fcn_edge.runtime.sidecar import Options, Precision, Sidecar, read_sidecar, write_sidecar
+from fcn_edge.runtime.tensorrt_library import PLUGIN_VARIABLE
 
 pytestmark = pytest.mark.gpu
 
@@ -39,14 +40,14 @@ def frames(count: int, size_hw: tuple[int, int] = SIZE_HW) -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(0, 256, (*size_hw, 3), np.uint8) for seed in range(count)]
 
 
-def write_engine(onnx_path: Path, batch: tuple[int, int, int]) -> Path:
-    """Build on this machine, without the plugin: the head is what TensorRT makes of its ONNX function."""
+def write_engine(onnx_path: Path, batch: tuple[int, int, int], plugin: Path | None) -> Path:
+    """Build on this machine; without a plugin the head is what TensorRT makes of its ONNX function."""
     from fcn_edge.export.to_engine import EngineBuilder
 
     options = Options(batch=batch)
-    builder = EngineBuilder(None)
+    builder = EngineBuilder(plugin)
     built = builder.build(onnx_path, "fp32", options)
-    engine = onnx_path.with_name(f"{onnx_path.stem}-{batch[2]}.engine")
+    engine = onnx_path.with_name(f"{onnx_path.stem}-{batch[2]}-{'fused' if plugin else 'layers'}.engine")
     engine.write_bytes(built.plan)
     digests = [hashlib.sha256(data).hexdigest() for data in (built.plan, onnx_path.read_bytes())]
     write_sidecar(
@@ -60,7 +61,7 @@ def write_engine(onnx_path: Path, batch: tuple[int, int, int]) -> Path:
             tensorrt=builder.library,
             cuda="",
             gpu=builder.gpu,
-            plugin=None,
+            plugin=builder.plugin,
             options=options,
         ),
     )
@@ -77,9 +78,21 @@ def onnx_path(lively_model, contract_of, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", params=["layers", "fused"])
+def plugin(request: pytest.FixtureRequest) -> Iterator[Path | None]:
+    """The library of the fused head, where engines that are opened look for it too; None: TensorRT's own layers."""
+    if request.param == "layers":
+        yield None
+        return
+    library = request.getfixturevalue("plugin_library")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLUGIN_VARIABLE, str(library))
+        yield library
+
+
 @pytest.fixture(scope="module")
-def engine_path(onnx_path: Path) -> Path:
-    return write_engine(onnx_path, (1, 1, 1))
+def engine_path(onnx_path: Path, plugin: Path | None) -> Path:
+    return write_engine(onnx_path, (1, 1, 1), plugin)
 
 
 @contextlib.contextmanager
@@ -93,6 +106,11 @@ def hogged(left_mib: int) -> Iterator[None]:
             yield
         finally:
             taken.free()
+
+
+def test_the_head_is_the_one_asked_for(engine_path: Path, plugin: Path | None) -> None:
+    found = read_sidecar(engine_path).plugin
+    assert (found and found.sha256) == (plugin and hashlib.sha256(plugin.read_bytes()).hexdigest())
 
 
 @pytest.mark.parametrize("frame_hw", [SIZE_HW, (360, 480), (97, 131)])
@@ -180,8 +198,8 @@ def test_two_loops_at_once_are_refused(engine_path: Path) -> None:
             next(second)
 
 
-def test_engine_for_several_frames_runs_one(onnx_path: Path, engine_path: Path) -> None:
-    several = write_engine(onnx_path, (1, 1, 4))
+def test_engine_for_several_frames_runs_one(onnx_path: Path, engine_path: Path, plugin: Path | None) -> None:
+    several = write_engine(onnx_path, (1, 1, 4), plugin)
     with open_engine(several) as engine, open_engine(engine_path) as single:
         for frame in frames(3):
             assert (engine.infer(frame) == single.infer(frame)).mean() > 0.99

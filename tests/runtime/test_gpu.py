@@ -88,7 +88,7 @@ def test_lost_context_says_that_the_process_must_end() -> None:
     assert "start the program again" not in failure_sentence("running a.engine", said, False, 0, 0)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("pycuda")
 def test_facts_of_the_gpu() -> None:
     with Gpu() as device:
         assert device.name
@@ -97,7 +97,7 @@ def test_facts_of_the_gpu() -> None:
             assert device.used_mib() > 0
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("pycuda")
 def test_bytes_go_there_and_back() -> None:
     with Gpu() as device, device.active("copying"):
         stream, done, buffer = device.stream(), device.event(), device.buffer((33, 65, 3))
@@ -116,7 +116,7 @@ def test_bytes_go_there_and_back() -> None:
             owned.free()
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("pycuda")
 def test_other_threads_are_refused() -> None:
     caught = []
 
@@ -134,7 +134,7 @@ def test_other_threads_are_refused() -> None:
     assert "used in thread stranger" in caught[0]
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("pycuda")
 def test_each_thread_may_have_its_own() -> None:
     names = []
 
@@ -149,7 +149,7 @@ def test_each_thread_may_have_its_own() -> None:
         assert names == [device.name]
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("pycuda")
 def test_too_large_a_buffer_is_said_with_figures() -> None:
     driver = require_pycuda()
     with Gpu() as device:
@@ -164,7 +164,7 @@ def test_too_large_a_buffer_is_said_with_figures() -> None:
             device.buffer((16,)).free()
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("pycuda")
 def test_closed_gpu_says_so_and_leaves_nothing_current() -> None:
     driver = require_pycuda()
     device = Gpu()
