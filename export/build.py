@@ -130,7 +130,7 @@ def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
         if precision == "int8" and (source.precision != "int8" or how.chooses_layers) and not how.frames:
             from .quantize import LEARNED, require_frames
 
-            learned = how.method in (AUTO, LEARNED) and source.learned
+            learned = how.method in (AUTO, LEARNED) and source.has_steps
             require_frames(precision, how.min_agreement, learned)
     if request.gate and source.precision != "fp32":
         raise UsageError(f"{source.path} is {source.precision}, the gate compares with FP32: give the FP32 file")

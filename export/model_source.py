@@ -83,8 +83,10 @@ class ModelSource:
         work.mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def learned(self) -> bool:
-        """Whether it holds steps of quantisation-aware training."""
+    def has_steps(self) -> bool:
+        """Whether INT8 needs no frames: it is INT8, or holds steps of quantisation-aware training."""
+        if self.precision == "int8":
+            return True
         if self.path.suffix == ".pt":
             from ..training.checkpoint import load_checkpoint
 
@@ -221,17 +223,16 @@ def _quantised(
 
 
 def _write_untyped(path: Path, out: Path) -> None:
-    """The FP32 file of an FP16 or INT8 one, with its contract and its learned steps."""
+    """The FP32 file of an FP16 or INT8 one, with its contract, its steps and where they are from."""
     from onnx import helper
 
-    from .quantize import SCALES_KEY
-    from .untyped import fp32_from_typed
+    from .quantize import CALIBRATION_KEY, SCALES_KEY
+    from .untyped import fp32_from_typed, steps_of
 
     typed = load_onnx(path)
     plain = fp32_from_typed(typed)
-    helper.set_model_props(
-        plain, {entry.key: entry.value for entry in typed.metadata_props if entry.key in (METADATA_KEY, SCALES_KEY)}
-    )
+    said = {entry.key: entry.value for entry in typed.metadata_props if entry.key in (METADATA_KEY, CALIBRATION_KEY)}
+    helper.set_model_props(plain, said | {SCALES_KEY: msgspec.json.encode(steps_of(typed)).decode()})
     out.write_bytes(plain.SerializeToString(deterministic=True))
 
 

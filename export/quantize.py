@@ -131,7 +131,7 @@ def typed_onnx(
     else:
         if steps:
             typed = int8_from_fp32(model, steps, kept)
-            report = TypedReport(out, precision, method=LEARNED, layers=where.layers, kept=where.kept)
+            report = TypedReport(out, precision, layers=where.layers, kept=where.kept, **_measured(model))
         else:
             typed, report = fp16_from_fp32(model), TypedReport(out, precision)
         if calib is not None:
@@ -167,6 +167,13 @@ def learned_scales(model: ModelProto) -> dict[str, float]:
         return msgspec.json.decode(text, type=dict[str, float]) if text else {}
     except msgspec.DecodeError as exc:
         raise ModelError(f"the file's learned steps are unreadable ({exc}); export it again") from exc
+
+
+def _measured(model: ModelProto) -> dict[str, Any]:
+    """How the steps that a file holds came about: in training, unless it was made of an INT8 file that knows better."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == CALIBRATION_KEY), None)
+    said = msgspec.json.decode(text, type=dict[str, Any]) if text else {"method": LEARNED}
+    return {name: said[name] for name in ("method", "calibration_frames", "calibration_sha256") if said.get(name)}
 
 
 def check_request(out: Path, precision: str, force: bool) -> None:

@@ -18,6 +18,16 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _HALF, _FLOAT = ".half", ".float"
 
 
+def steps_of(model: ModelProto) -> dict[str, float]:
+    """The step of each activation that an INT8 model rounds, by tensor, as :func:`~.qdq.insert_qdq` was given them."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        node.input[0]: float(numpy_helper.to_array(constants[node.input[1]]))
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+
+
 def fp32_from_typed(model: ModelProto) -> ModelProto:
     """A model of FP32 tensors, with the names that it had before it became FP16 or INT8.
 

@@ -21,7 +21,7 @@ from fcn_edge.errors import GateError, UsageError
 from fcn_edge.export.build import build, sensitivity
 from fcn_edge.export.build_request import BuildRequest
 from fcn_edge.export.gate import GateRequest
-from fcn_edge.export.model_source import Quantisation
+from fcn_edge.export.model_source import Quantisation, calibration_in
 from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
@@ -151,6 +151,23 @@ def test_what_an_int8_file_cannot_become(tmp_path: Path) -> None:
     measured = BuildRequest(quantisation=Quantisation(keep=("backbone.s16.*",), method="minmax"))
     with pytest.raises(UsageError, match="--calib"):
         build(["camvid-n"], tmp_path / "measured", measured)
+
+
+def test_measured_ranges_of_an_int8_file_stay(model: Path, trained: Path, tmp_path: Path) -> None:
+    frames = tuple(sorted((trained / "data" / "images" / "train").iterdir())) * 2
+    how = Quantisation(frames=frames, method="minmax")
+    (first,) = build([model], tmp_path / "a", BuildRequest(precisions=("int8",), quantisation=how))
+    keep = BuildRequest(quantisation=Quantisation(keep=("backbone.s32.*",)))
+    (second,) = build([first.onnx], tmp_path / "b", keep)
+    one, other = (load_onnx(Path(result.onnx)) for result in (first, second))
+    scales = [
+        {tensor.name: tensor for tensor in model.graph.initializer if tensor.name.endswith("relu_3.scale")}
+        for model in (one, other)
+    ]
+    assert scales[0] == scales[1] != {}
+    said = [calibration_in(Path(result.onnx)) for result in (first, second)]
+    assert said[0] == said[1]
+    assert said[0].method == "minmax"
 
 
 def test_a_gate_needs_the_fp32_file_itself(model: Path, trained: Path, tmp_path: Path) -> None:

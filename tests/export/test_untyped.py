@@ -13,7 +13,7 @@ from onnx import numpy_helper  # noqa: E402
 from fcn_edge.export.qdq import placement, weight_scales  # noqa: E402
 from fcn_edge.export.to_onnx import onnx_from_model  # noqa: E402
 from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32  # noqa: E402
-from fcn_edge.export.untyped import fp32_from_typed  # noqa: E402
+from fcn_edge.export.untyped import fp32_from_typed, steps_of  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["fcn4s-edge-n", "fcn8s-efficientnet-lite0"])
@@ -49,7 +49,7 @@ def test_int8_and_back_is_the_same_graph_with_weights_rounded_once(exported, kee
             assert (np.abs(after[name] - values) <= 0.501 * steps).all()
         else:
             np.testing.assert_allclose(after[name], values, rtol=1e-3, atol=1e-7)
-    again = int8_from_fp32(plain, scales_of(exported), keep)
+    again = int8_from_fp32(plain, steps_of(int8), keep)
     assert again.SerializeToString(deterministic=True) == int8.SerializeToString(deterministic=True)
 
 
