@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -216,14 +216,28 @@ class Buffer:
             raise
 
     def upload(self, stream: Stream) -> None:
-        """Enqueue the copy to the GPU."""
+        """Enqueue the copy to the GPU.
+
+        Raises:
+            EngineError: if it cannot be enqueued, as in a capture that was spoilt.
+        """
         if self._device is not None:
-            self._driver.memcpy_htod_async(self._device, self.array, stream.raw)
+            self._copy(self._driver.memcpy_htod_async, self._device, self.array, stream)
 
     def download(self, stream: Stream) -> None:
-        """Enqueue the copy from the GPU."""
+        """Enqueue the copy from the GPU.
+
+        Raises:
+            EngineError: if it cannot be enqueued, as in a capture that was spoilt.
+        """
         if self._device is not None:
-            self._driver.memcpy_dtoh_async(self.array, self._device, stream.raw)
+            self._copy(self._driver.memcpy_dtoh_async, self.array, self._device, stream)
+
+    def _copy(self, copy: Callable[[Any, Any, Any], None], to: Any, origin: Any, stream: Stream) -> None:
+        try:
+            copy(to, origin, stream.raw)
+        except self._driver.Error as exc:
+            raise EngineError(str(exc)) from exc
 
     def free(self) -> None:
         """Free both; the array must not be used afterwards. May be called more than once."""

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import logging
+import math
 import sys
 import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +13,8 @@ import pytest
 from fcn_edge.errors import EngineError, MissingError
 from fcn_edge.runtime import gpu, sidecar
 from fcn_edge.runtime.cuda_driver import find_gpu
-from fcn_edge.runtime.gpu import Gpu, failure_sentence, is_out_of_memory, require_pycuda
+from fcn_edge.runtime.cuda_graph import Replayed
+from fcn_edge.runtime.gpu import Buffer, Gpu, Stream, failure_sentence, is_out_of_memory, require_pycuda
 
 
 def test_without_a_gpu_that_is_what_is_said() -> None:
@@ -61,6 +66,49 @@ def test_real_pycuda_has_what_is_used() -> None:
     assert "mem_flags" in driver.pagelocked_empty.__doc__
     for copy in (driver.memcpy_htod_async, driver.memcpy_dtoh_async):
         assert "(object)dest, (object)src [, (object)stream=None]" in copy.__doc__
+
+
+class DriverError(Exception):
+    pass
+
+
+@pytest.fixture
+def driver() -> SimpleNamespace:
+    """As much of ``pycuda.driver`` as a buffer and a stream need; copies fail with what ``said`` holds."""
+
+    def copy(to: object, origin: object, stream: object) -> None:
+        if fake.said:
+            raise DriverError(fake.said)
+
+    def empty(shape: tuple[int, ...], dtype: type, mem_flags: int) -> np.ndarray:
+        return np.zeros(math.prod(shape), dtype).reshape(shape)
+
+    fake = SimpleNamespace(said="", Error=DriverError, pagelocked_empty=empty, mem_alloc=lambda size: 1 << 20)
+    fake.Stream = lambda flags: SimpleNamespace(handle=1)
+    fake.memcpy_htod_async = fake.memcpy_dtoh_async = copy
+    return fake
+
+
+@pytest.mark.parametrize("copy", [Buffer.upload, Buffer.download])
+def test_capture_that_another_thread_spoils_is_given_up(driver, copy, caplog) -> None:
+    """PyCUDA's copies then fail with 900 or 901; the work goes on without a graph."""
+    buffer, stream = Buffer(driver, (2, 3), is_mapped=False), Stream(driver)
+
+    def capture(enqueue: Callable[[], None]) -> None:
+        driver.said = "cuMemcpyHtoDAsync failed: operation failed due to a previous error during capture"
+        try:
+            enqueue()
+        finally:
+            driver.said = ""
+
+    work = Replayed(lambda: copy(buffer, stream), capture, warm_ups=0)
+    with caplog.at_level(logging.WARNING):
+        work()
+        work()
+    assert not work.is_graph
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "cuMemcpyHtoDAsync failed: operation failed due to a previous error during capture"
+    ]
 
 
 @pytest.mark.parametrize(
