@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, MissingError
 from .cuda_driver import find_gpu
+from .cuda_graph import ONE_CAPTURE
 
 _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA does not name
+_CAPTURE_CODES = range(900, 909)  # CUDA_ERROR_STREAM_CAPTURE_*: another library captures, and nothing is lost
+_LIBRARY = "libcuda.so.1"
 _ON_CPU = "or run the .onnx model on the CPU"
 
 
@@ -115,12 +118,14 @@ class Gpu:
             said: what CUDA or TensorRT said.
         """
         free, total = 0, 0
-        try:
-            # After an illegal access every call fails with the same error until the process ends.
-            self._driver.Context.synchronize()
-            free, total = self._driver.mem_get_info()
-        except self._driver.Error:
+        with ONE_CAPTURE:
+            code = _synchronized()
+        # After an illegal access every call fails with the same error until the process ends.
+        if code and code not in _CAPTURE_CODES:
             self.is_lost = True
+        if not self.is_lost:
+            with contextlib.suppress(self._driver.Error):
+                free, total = self._driver.mem_get_info()
         return EngineError(failure_sentence(doing, said, self.is_lost, free >> 20, total >> 20))
 
     def stream(self) -> Stream:
@@ -147,7 +152,7 @@ class Gpu:
             return
         # PyCUDA makes the context current to release it and leaves it so: cuDevicePrimaryCtxRelease() pops nothing.
         context.detach()
-        ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        ctypes.CDLL(_LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def __enter__(self) -> Gpu:
         return self
@@ -246,6 +251,11 @@ class Buffer:
         for memory in owned:
             if memory is not None:
                 memory.free()
+
+
+def _synchronized() -> int:
+    """Wait until the GPU has done everything of this process; 0, or CUDA's code, which PyCUDA's errors do not carry."""
+    return int(ctypes.CDLL(_LIBRARY).cuCtxSynchronize())
 
 
 def failure_sentence(doing: str, said: str, is_lost: bool, free_mib: int, total_mib: int) -> str:

@@ -13,7 +13,7 @@ import pytest
 from fcn_edge.errors import EngineError, MissingError
 from fcn_edge.runtime import gpu, sidecar
 from fcn_edge.runtime.cuda_driver import find_gpu
-from fcn_edge.runtime.cuda_graph import Replayed
+from fcn_edge.runtime.cuda_graph import ONE_CAPTURE, Replayed
 from fcn_edge.runtime.gpu import Buffer, Gpu, Stream, failure_sentence, is_out_of_memory, require_pycuda
 
 
@@ -53,7 +53,7 @@ def test_real_pycuda_has_what_is_used() -> None:
     for owner, names in {
         driver: ("init", "Error", "MemoryError", "mem_alloc", "mem_get_info"),
         driver.Device: ("name", "compute_capability", "get_attribute", "retain_primary_context"),
-        driver.Context: ("push", "pop", "detach", "synchronize"),
+        driver.Context: ("push", "pop", "detach"),
         driver.Stream: ("handle", "synchronize"),
         driver.Event: ("record", "synchronize"),
         driver.PagelockedHostAllocation: ("free", "get_device_pointer"),
@@ -74,19 +74,54 @@ class DriverError(Exception):
 
 @pytest.fixture
 def driver() -> SimpleNamespace:
-    """As much of ``pycuda.driver`` as a buffer and a stream need; copies fail with what ``said`` holds."""
+    """As much of ``pycuda.driver`` as is needed to open a GPU and to copy; both fail with what ``said`` holds."""
 
-    def copy(to: object, origin: object, stream: object) -> None:
+    def answer(*arguments: object) -> SimpleNamespace:
         if fake.said:
             raise DriverError(fake.said)
+        return SimpleNamespace(push=lambda: None)
 
     def empty(shape: tuple[int, ...], dtype: type, mem_flags: int) -> np.ndarray:
         return np.zeros(math.prod(shape), dtype).reshape(shape)
 
     fake = SimpleNamespace(said="", Error=DriverError, pagelocked_empty=empty, mem_alloc=lambda size: 1 << 20)
     fake.Stream = lambda flags: SimpleNamespace(handle=1)
-    fake.memcpy_htod_async = fake.memcpy_dtoh_async = copy
+    fake.memcpy_htod_async = fake.memcpy_dtoh_async = answer
+    fake.Device = lambda number: SimpleNamespace(get_attribute=lambda name: 0, retain_primary_context=answer)
+    fake.device_attribute = SimpleNamespace(INTEGRATED=18)
+    fake.Context = SimpleNamespace(pop=lambda: None)
+    fake.mem_get_info = lambda: (3 << 20, 5 << 20)
+    fake.init = lambda: None
     return fake
+
+
+@pytest.fixture
+def opened(driver, monkeypatch) -> Gpu:
+    """A GPU that is none; ``gpu._synchronized`` is the test's to set."""
+    monkeypatch.setattr(gpu, "find_gpu", lambda: sidecar.Gpu(name="Orin", sm=87))
+    monkeypatch.setattr(gpu, "require_pycuda", lambda: driver)
+    return Gpu()
+
+
+@pytest.mark.parametrize(
+    ("code", "is_lost"), [(0, False), *((code, False) for code in range(900, 909)), (700, True), (719, True)]
+)
+def test_what_loses_the_gpu(opened: Gpu, monkeypatch, code: int, is_lost: bool) -> None:
+    """Where another library captures, waiting for the GPU is refused (900 to 908), which says nothing of its state."""
+    locked: list[bool] = []
+
+    def synchronized() -> int:
+        locked.append(ONE_CAPTURE.locked())
+        return code
+
+    monkeypatch.setattr(gpu, "_synchronized", synchronized)
+    with pytest.raises(EngineError) as caught, opened.active("running a.engine"):
+        raise DriverError("cuEventSynchronize failed: out of memory")
+    assert opened.is_lost is is_lost
+    assert str(caught.value).endswith("start the program again") is is_lost
+    assert ("3 of 5 MiB" in str(caught.value)) is not is_lost
+    assert locked == [True]
+    assert not ONE_CAPTURE.locked()
 
 
 @pytest.mark.parametrize("copy", [Buffer.upload, Buffer.download])
