@@ -53,6 +53,7 @@ class Gpu:
 
     Raises:
         MissingError: if the GPU, its driver or PyCUDA is not there.
+        EngineError: if other programs have taken the GPU's memory.
     """
 
     def __init__(self) -> None:
@@ -72,6 +73,11 @@ class Gpu:
             self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
             self._context: Any = device.retain_primary_context()
         except driver.Error as exc:
+            if is_out_of_memory(str(exc)):
+                raise EngineError(
+                    f"{self.name} has too little free memory to start on: {exc}; end other programs that use it, "
+                    f"{_ON_CPU}"
+                ) from exc
             raise MissingError(f"{self.name} cannot be used: {exc}; check it with nvidia-smi, {_ON_CPU}") from exc
 
     @property

@@ -103,6 +103,20 @@ def opened(driver, monkeypatch) -> Gpu:
     return Gpu()
 
 
+def test_full_gpu_is_no_missing_one(driver, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "find_gpu", lambda: sidecar.Gpu(name="Orin", sm=87))
+    monkeypatch.setattr(gpu, "require_pycuda", lambda: driver)
+    driver.said = "cuDevicePrimaryCtxRetain failed: out of memory"
+    with pytest.raises(
+        EngineError, match=r"Orin has too little free memory.*out of memory; end other programs"
+    ) as caught:
+        Gpu()
+    assert caught.value.exit_code == 4
+    driver.said = "cuDevicePrimaryCtxRetain failed: exclusive-thread device already in use by a different thread"
+    with pytest.raises(MissingError, match="exclusive-thread"):
+        Gpu()
+
+
 @pytest.mark.parametrize(
     ("code", "is_lost"), [(0, False), *((code, False) for code in range(900, 909)), (700, True), (719, True)]
 )
