@@ -21,7 +21,7 @@ from .cuda_driver import find_gpu
 from .cuda_graph import WARM_UPS, Capture, Replayed, open_cudart
 from .engine import Engine
 from .gpu import Gpu, Stream, is_out_of_memory
-from .tensorrt_library import find_plugin, library_of, load_plugin, open_log, require_tensorrt
+from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, require_tensorrt
 
 IN_FLIGHT = 2
 """Frames that may be on their way at once: the CPU prepares one while the GPU computes the other."""
@@ -269,19 +269,13 @@ def checked_plan(path: Path, plugin: Path | None = None) -> tuple[sidecar.Sideca
     sidecar.check_machine(path, described, library_of(trt), find_gpu())
     if described.plugin is not None:
         library = find_plugin(plugin)
-        found = load_plugin(trt, library, log_of(trt))
+        found = load_plugin(trt, library)
         if found.version != described.plugin.version:
             raise ModelError(
                 f"{path} was built with version {described.plugin.version} of the fused head's plugin, {library} is "
                 f"version {found.version}; {sidecar.rebuild(path, described)}"
             )
     return described, plan, trt
-
-
-@functools.cache
-def log_of(trt: ModuleType) -> Any:
-    """The log of this process: TensorRT keeps the first that it gets for good, so it must never be freed."""
-    return open_log(trt)
 
 
 def said_of(trt: ModuleType) -> str:
@@ -298,7 +292,7 @@ def deserialized(trt: ModuleType, runtime: Any, plan: bytes, path: Path, describ
     Raises:
         ModelError: if TensorRT refuses it; in TensorRT's own words.
     """
-    said_of(trt)
+    log_of(trt).messages.clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ModelError(f"{library_of(trt)} cannot load {path}: {said_of(trt)}; {sidecar.rebuild(path, described)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -72,10 +73,12 @@ def library_of(trt: ModuleType) -> Library:
     return Library(package=trt.__name__, version=".".join(map(str, _numbers(trt.__version__)[:3])))
 
 
-def open_log(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps what it is told: ``messages``, a list of (severity's name, text) from warnings up.
+@functools.cache
+def log_of(trt: ModuleType) -> Any:
+    """The TensorRT logger of this process: ``messages``, a list of (severity's name, text) from warnings up.
 
-    TensorRT keeps the first logger of a process for its plugins, and one that a builder uses must outlive it.
+    There is one for builders and runtimes alike: TensorRT keeps the first that it gets for good, so it is never freed.
+    Who wants to know what an operation logged clears ``messages`` before it.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -120,13 +123,12 @@ def _package_folders() -> list[Path]:
     return [_PACKAGE_FOLDER, *([Path(native.origin).parent] if native and native.origin else [])]
 
 
-def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
+def load_plugin(trt: ModuleType, path: Path) -> Plugin:
     """Make the fused head known to TensorRT's registry; a process may call this more than once.
 
     Args:
         trt: TensorRT's module.
         path: the library.
-        log: what :func:`open_log` gave, so that a failure can be explained.
 
     Raises:
         MissingError: if the library cannot be loaded here or holds no fused head.
@@ -135,10 +137,11 @@ def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
     registry = trt.get_plugin_registry()
     plugin = Plugin(version=PLUGIN_VERSION, sha256=sha256_of(path, "plugin library", _PLUGIN_REMEDY))
     if not _is_registered(registry):
-        before = len(log.errors())
+        log = log_of(trt)
+        log.messages.clear()
         registry.load_library(str(path))
         if not _is_registered(registry):
-            reason = next(iter(log.errors()[before:]), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
+            reason = next(iter(log.errors()), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
             raise MissingError(f"plugin library {path} cannot be used: {reason}; {_PLUGIN_REMEDY}")
     return plugin
 

@@ -64,7 +64,8 @@ def test_a_builder_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     trt = SimpleNamespace(__name__="tensorrt", __version__="10.3.0", Builder=factory)
     monkeypatch.setattr(to_engine, "require_tensorrt", lambda: trt)
-    monkeypatch.setattr(to_engine, "open_log", lambda module: SimpleNamespace(errors=lambda: ["CUDA error 100"]))
+    log = SimpleNamespace(errors=lambda: ["CUDA error 100"], messages=[])
+    monkeypatch.setattr(to_engine, "log_of", lambda module: log)
     monkeypatch.setattr(to_engine, "find_gpu", lambda: None)
     with pytest.raises(MissingError, match=r"tensorrt 10\.3\.0 finds no NVIDIA GPU"):
         to_engine.EngineBuilder(None)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fcn_edge.errors import FcnEdgeError
 from fcn_edge.runtime.engine import open_engine
-from fcn_edge.runtime.engine_tensorrt import checked_plan, deserialized, log_of
+from fcn_edge.runtime.engine_tensorrt import checked_plan, deserialized
+from fcn_edge.runtime.tensorrt_library import log_of
 
 
 def outcome(path: Path) -> list[object]:
