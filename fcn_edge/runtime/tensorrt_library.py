@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -141,9 +142,17 @@ def load_plugin(trt: ModuleType, path: Path) -> Plugin:
         log.messages.clear()
         registry.load_library(str(path))
         if not _is_registered(registry):
-            reason = next(iter(log.errors()), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
-            raise MissingError(f"plugin library {path} cannot be used: {reason}; {_PLUGIN_REMEDY}")
+            raise MissingError(f"plugin library {path} cannot be used: {_no_plugin(path, log)}; {_PLUGIN_REMEDY}")
     return plugin
+
+
+def _no_plugin(path: Path, log: Any) -> str:
+    """Why a library gave no fused head; the loader knows where TensorRT has no log yet."""
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as exc:
+        return str(exc).removeprefix(f"{path}: ")
+    return next(iter(log.errors()), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
 
 
 def _is_registered(registry: Any) -> bool:

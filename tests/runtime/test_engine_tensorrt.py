@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -146,12 +147,23 @@ def test_plugin_that_is_missing_or_none(copy_of, open_all, tmp_path: Path) -> No
     source.write_text("int nothing() { return 0; }\n")
     empty = tmp_path / "empty.so"
     subprocess.run(["g++", "-shared", "-fPIC", str(source), "-o", str(empty)], check=True)
-    gone = tmp_path / "gone.so"
-    settings = [f"FCN_EDGE_PLUGIN={library}" for library in (gone, text, empty)]
+    needy = tmp_path / "needy.so"
+    needed = shutil.copy(empty, tmp_path / "needed.so")
+    link = ["-Wl,--no-as-needed", str(needed), "-o", str(needy)]
+    subprocess.run(["g++", "-shared", "-fPIC", str(source), *link], check=True)
+    needed.unlink()
+    reasons = {
+        tmp_path / "gone.so": "does not exist",
+        text: "cannot be used: file too short",
+        empty: "cannot be used: it holds no SkipHead of version 1",
+        needy: f"cannot be used: {needed}: cannot open shared object file",
+    }
+    settings = [f"FCN_EDGE_PLUGIN={library}" for library in reasons]
     outcomes = open_all(*(argument for setting in settings for argument in (setting, path)))
-    for library, outcome in zip((gone, text, empty), outcomes, strict=True):
+    for (library, reason), outcome in zip(reasons.items(), outcomes, strict=True):
         assert outcome[:2] == ("MissingError", 3), outcome
         assert str(library) in outcome.text
+        assert reason in outcome.text
         assert "--no-plugin" in outcome.text
 
 
