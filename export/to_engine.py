@@ -17,7 +17,7 @@ from ..errors import ModelError
 from ..pixels import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
-from ..runtime.tensorrt_library import library_of, load_plugin, log_of, require_tensorrt
+from ..runtime.tensorrt_library import library_of, load_plugin, log_of, no_start, open_runtime, require_tensorrt
 from .audit import check_types, shares_of, types_in_engine, types_in_network
 from .build_progress import open_monitor
 from .engine_errors import build_error, last, no_builder, parser_error
@@ -68,9 +68,8 @@ class EngineBuilder:
         self._device = device
         try:
             self._builder = self._trt.Builder(self._log)
-        except (TypeError, RuntimeError) as exc:  # pybind11's words for a factory that returned nothing
-            reason = last(self._log.errors()) or str(exc)
-            raise no_builder(self.library, device, reason) from exc
+        except (TypeError, RuntimeError) as exc:
+            raise no_builder(self.library, device, no_start(self._log, exc)) from exc
         self.gpu: Gpu | None = None if self.library.package == "tensorrt_rtx" else device
         self.plugin: Plugin | None = load_plugin(self._trt, plugin) if plugin else None
 
@@ -166,7 +165,7 @@ class EngineBuilder:
                 raise  # once the builder has stopped: leaving the pool waits for it
 
     def _inspect(self, plan: bytes, path: Path) -> str:
-        engine = self._trt.Runtime(self._log).deserialize_cuda_engine(plan)
+        engine = open_runtime(self._trt).deserialize_cuda_engine(plan)
         if engine is None:
             raise ModelError(
                 f"the engine of {path.name} was built but cannot be loaded ({last(self._log.errors())}); "

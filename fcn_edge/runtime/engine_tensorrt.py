@@ -21,7 +21,7 @@ from .cuda_driver import find_gpu
 from .cuda_graph import WARM_UPS, Capture, Replayed, open_cudart
 from .engine import Engine
 from .gpu import Gpu, Stream, is_out_of_memory
-from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, require_tensorrt
+from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt
 
 IN_FLIGHT = 2
 """Frames that may be on their way at once: the CPU prepares one while the GPU computes the other."""
@@ -167,10 +167,10 @@ class _Network:
     def load(self, gpu: Gpu, plan: bytes, path: Path, described: sidecar.Sidecar) -> None:
         """Let TensorRT read the plan and take its memory."""
         doing = f"loading {path.name}"
-        self._runtime = self._trt.Runtime(log_of(self._trt))
         try:
+            self._runtime = open_runtime(self._trt)
             self._engine = deserialized(self._trt, self._runtime, plan, path, described)
-        except ModelError as exc:
+        except (MissingError, ModelError) as exc:
             if is_out_of_memory(str(exc)):
                 raise gpu.failure(doing, str(exc)) from exc
             raise

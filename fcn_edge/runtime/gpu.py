@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
@@ -285,5 +286,5 @@ def failure_sentence(doing: str, said: str, is_lost: bool, free_mib: int, total_
 
 
 def is_out_of_memory(said: str) -> bool:
-    """Whether words of CUDA or of TensorRT mean that memory ran out."""
-    return "out of memory" in said.lower() or "outofmemory" in said.lower()
+    """Whether words of CUDA or of TensorRT mean that memory ran out; TensorRT's first allocation gives but its code."""
+    return bool(re.search(r"out ?of ?memory|CUDA initialization failure with error:? 2\b", said, re.I))

@@ -101,6 +101,34 @@ def log_of(trt: ModuleType) -> Any:
     return Log()
 
 
+def open_runtime(trt: ModuleType) -> Any:
+    """TensorRT's ``Runtime``, which reads plans.
+
+    Raises:
+        MissingError: if it cannot start, as with a driver that is too old or a GPU that is full.
+    """
+    log = log_of(trt)
+    log.messages.clear()
+    try:
+        return trt.Runtime(log)
+    except (TypeError, RuntimeError) as exc:
+        raise MissingError(
+            f"{library_of(trt)} cannot start: {no_start(log, exc)}; check the driver and the GPU's free memory with "
+            "nvidia-smi"
+        ) from exc
+
+
+def no_start(log: Any, exc: Exception) -> str:
+    """Why TensorRT gave no builder or runtime.
+
+    Args:
+        log: what :func:`log_of` gave; some versions only warn of a "CUDA initialization failure".
+        exc: pybind11's words for a factory that returned nothing, for want of others.
+    """
+    texts = log.errors() or [text for _, text in log.messages]
+    return str(texts[-1]).strip().splitlines()[0].rstrip(".") if texts else str(exc)
+
+
 def find_plugin(given: Path | None = None) -> Path:
     """The library of the fused head: the file given, else ``FCN_EDGE_PLUGIN``, else the package's own.
 

@@ -166,6 +166,8 @@ def test_capture_that_another_thread_spoils_is_given_up(driver, copy, caplog) ->
         ("cuMemAlloc failed: out of memory", True),
         ("[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)", True),
         ("Error Code 2: OutOfMemory (Requested size was 1234 bytes.)", True),
+        ("CUDA initialization failure with error: 2. Please check your CUDA installation", True),
+        ("CUDA initialization failure with error: 222. Please check your CUDA installation", False),
         ("cuEventSynchronize failed: an illegal memory access was encountered", False),
     ],
 )
