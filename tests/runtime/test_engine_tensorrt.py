@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 def run_rig(site: Path, script: str, *arguments: object) -> str:
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, str(RIG / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("FCN_EDGE_PLUGIN", None)
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -180,12 +180,10 @@ def test_plugin_of_another_version(copy_of, open_all) -> None:
 
 
 def test_engine_without_fault_asks_for_the_gpu(built: Path, open_all) -> None:
-    """It gets past everything else; what stops it is what this machine lacks."""
+    """It gets past everything else; what stops it is that the GPU is hidden, or that there is none."""
     (outcome,) = open_all(built)
-    if not outcome.kind:
-        pytest.skip("this machine has a GPU")
     assert outcome[:2] == ("MissingError", 3), outcome
-    assert any(words in outcome.text for words in ("PyCUDA", "NVIDIA GPU")), outcome.text
+    assert "needs an NVIDIA GPU" in outcome.text
 
 
 def test_without_tensorrt_the_file_is_still_checked(copy_of) -> None:
