@@ -155,35 +155,48 @@ class TensorRtEngine(Engine):
 
 
 class _Network:
-    """A plan that TensorRT has loaded, ready to be put on a stream; freed with ``owned``."""
+    """A plan that TensorRT has loaded; freed with ``owned``."""
 
     def __init__(self, trt: ModuleType, owned: contextlib.ExitStack) -> None:
-        self._trt = trt
+        self.trt = trt
+        self.engine: Any = None
         self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
         owned.callback(self.free)
 
     def load(self, gpu: Gpu, plan: bytes, path: Path, described: sidecar.Sidecar) -> None:
-        """Let TensorRT read the plan and take its memory."""
+        """Let TensorRT read the plan and take memory for its weights."""
         doing = f"loading {path.name}"
         try:
-            self._runtime = open_runtime(self._trt)
-            self._engine = deserialized(self._trt, self._runtime, plan, path, described)
+            self._runtime = open_runtime(self.trt)
+            self.engine = deserialized(self.trt, self._runtime, plan, path, described)
         except (MissingError, ModelError) as exc:
             if is_out_of_memory(str(exc)):
                 raise gpu.failure(doing, str(exc)) from exc
             raise
         try:
-            bindings = bindings_of(_tensors(self._trt, self._engine), described.contract)
+            self.bindings = bindings_of(_tensors(self.trt, self.engine), described.contract)
         except ModelError as exc:
             raise ModelError(f"{path} is no engine of this project: {exc}; {sidecar.rebuild(path, described)}") from exc
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise gpu.failure(doing, said_of(self._trt))
-        if bindings.is_dynamic and not self._context.set_input_shape(IMAGE, bindings.image_shape):
-            raise gpu.failure(doing, said_of(self._trt))
-        self.bindings = bindings
+
+    def free(self) -> None:
+        """Free what TensorRT holds, the engine before its runtime."""
+        self.engine = None
+        self._runtime = None
+
+
+class _Run:
+    """TensorRT's execution context with its scratch memory, which a captured graph keeps to; freed with ``owned``."""
+
+    def __init__(self, gpu: Gpu, network: _Network, owned: contextlib.ExitStack) -> None:
+        self._trt = network.trt
+        owned.callback(self.free)
+        log_of(self._trt).messages.clear()
+        self._context: Any = network.engine.create_execution_context()
+        bindings = network.bindings
+        if self._context is None or (
+            bindings.is_dynamic and not self._context.set_input_shape(IMAGE, bindings.image_shape)
+        ):
+            raise gpu.failure("preparing the network", said_of(self._trt))
 
     def enqueue(self, image: int, labels: int, stream: Stream) -> None:
         """Put one run on a stream, from and to addresses on the GPU.
@@ -200,10 +213,8 @@ class _Network:
             raise EngineError(said_of(self._trt))
 
     def free(self) -> None:
-        """Free what TensorRT holds, the context before its engine."""
+        """Free it, before the engine."""
         self._context = None
-        self._engine = None
-        self._runtime = None
 
 
 class _Slot:
@@ -212,8 +223,9 @@ class _Slot:
     def __init__(
         self, gpu: Gpu, stream: Stream, network: _Network, capture: Capture | None, owned: contextlib.ExitStack
     ) -> None:
-        self._gpu, self._stream, self._network = gpu, stream, network
+        self._gpu, self._stream = gpu, stream
         self.is_busy = False
+        self._run = _Run(gpu, network, owned)
         self._image = gpu.buffer(network.bindings.image_shape)
         owned.callback(self._image.free)
         self._labels = gpu.buffer(network.bindings.labels_shape)
@@ -246,7 +258,7 @@ class _Slot:
 
     def _enqueue(self) -> None:
         self._image.upload(self._stream)
-        self._network.enqueue(self._image.address, self._labels.address, self._stream)
+        self._run.enqueue(self._image.address, self._labels.address, self._stream)
         self._labels.download(self._stream)
 
 

@@ -24,7 +24,6 @@ from .cuda_graph import ONE_CAPTURE
 
 _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA does not name
 _CAPTURE_CODES = range(900, 909)  # CUDA_ERROR_STREAM_CAPTURE_*: another library captures, and nothing is lost
-_LIBRARY = "libcuda.so.1"
 _ON_CPU = "or run the .onnx model on the CPU"
 
 
@@ -126,7 +125,7 @@ class Gpu:
         """
         free, total = 0, 0
         with ONE_CAPTURE:
-            code = _synchronized()
+            code = int(_libcuda().cuCtxSynchronize())  # PyCUDA's errors do not carry CUDA's code
         # After an illegal access every call fails with the same error until the process ends.
         if code and code not in _CAPTURE_CODES:
             self.is_lost = True
@@ -159,7 +158,7 @@ class Gpu:
             return
         # PyCUDA makes the context current to release it and leaves it so: cuDevicePrimaryCtxRelease() pops nothing.
         context.detach()
-        ctypes.CDLL(_LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        _libcuda().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def __enter__(self) -> Gpu:
         return self
@@ -260,9 +259,9 @@ class Buffer:
                 memory.free()
 
 
-def _synchronized() -> int:
-    """Wait until the GPU has done everything of this process; 0, or CUDA's code, which PyCUDA's errors do not carry."""
-    return int(ctypes.CDLL(_LIBRARY).cuCtxSynchronize())
+def _libcuda() -> ctypes.CDLL:
+    """The driver's own library, which PyCUDA has loaded."""
+    return ctypes.CDLL("libcuda.so.1")
 
 
 def failure_sentence(doing: str, said: str, is_lost: bool, free_mib: int, total_mib: int) -> str:

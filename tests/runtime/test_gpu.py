@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,51 +66,14 @@ def test_real_pycuda_has_what_is_used() -> None:
         assert "(object)dest, (object)src [, (object)stream=None]" in copy.__doc__
 
 
-class DriverError(Exception):
-    pass
-
-
-@pytest.fixture
-def driver() -> SimpleNamespace:
-    """As much of ``pycuda.driver`` as is needed to open a GPU and to copy; both fail with what ``said`` holds."""
-
-    def answer(*arguments: object) -> SimpleNamespace:
-        if fake.said:
-            raise DriverError(fake.said)
-        return SimpleNamespace(push=lambda: None)
-
-    def empty(shape: tuple[int, ...], dtype: type, mem_flags: int) -> np.ndarray:
-        return np.zeros(math.prod(shape), dtype).reshape(shape)
-
-    fake = SimpleNamespace(said="", Error=DriverError, pagelocked_empty=empty, mem_alloc=lambda size: 1 << 20)
-    fake.Stream = lambda flags: SimpleNamespace(handle=1)
-    fake.memcpy_htod_async = fake.memcpy_dtoh_async = answer
-    fake.Device = lambda number: SimpleNamespace(get_attribute=lambda name: 0, retain_primary_context=answer)
-    fake.device_attribute = SimpleNamespace(INTEGRATED=18)
-    fake.Context = SimpleNamespace(pop=lambda: None)
-    fake.mem_get_info = lambda: (3 << 20, 5 << 20)
-    fake.init = lambda: None
-    return fake
-
-
-@pytest.fixture
-def opened(driver, monkeypatch) -> Gpu:
-    """A GPU that is none; ``gpu._synchronized`` is the test's to set."""
-    monkeypatch.setattr(gpu, "find_gpu", lambda: sidecar.Gpu(name="Orin", sm=87))
-    monkeypatch.setattr(gpu, "require_pycuda", lambda: driver)
-    return Gpu()
-
-
-def test_full_gpu_is_no_missing_one(driver, monkeypatch) -> None:
-    monkeypatch.setattr(gpu, "find_gpu", lambda: sidecar.Gpu(name="Orin", sm=87))
-    monkeypatch.setattr(gpu, "require_pycuda", lambda: driver)
-    driver.said = "cuDevicePrimaryCtxRetain failed: out of memory"
+def test_full_gpu_is_no_missing_one(fake_driver) -> None:
+    fake_driver.said = "cuDevicePrimaryCtxRetain failed: out of memory"
     with pytest.raises(
         EngineError, match=r"Orin has too little free memory.*out of memory; end other programs"
     ) as caught:
         Gpu()
     assert caught.value.exit_code == 4
-    driver.said = "cuDevicePrimaryCtxRetain failed: exclusive-thread device already in use by a different thread"
+    fake_driver.said = "cuDevicePrimaryCtxRetain failed: exclusive-thread device already in use by a different thread"
     with pytest.raises(MissingError, match="exclusive-thread"):
         Gpu()
 
@@ -120,18 +81,19 @@ def test_full_gpu_is_no_missing_one(driver, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("code", "is_lost"), [(0, False), *((code, False) for code in range(900, 909)), (700, True), (719, True)]
 )
-def test_what_loses_the_gpu(opened: Gpu, monkeypatch, code: int, is_lost: bool) -> None:
+def test_what_loses_the_gpu(fake_driver, code: int, is_lost: bool) -> None:
     """Where another library captures, waiting for the GPU is refused (900 to 908), which says nothing of its state."""
     locked: list[bool] = []
 
-    def synchronized() -> int:
+    def synchronize() -> int:
         locked.append(ONE_CAPTURE.locked())
         return code
 
-    monkeypatch.setattr(gpu, "_synchronized", synchronized)
-    with pytest.raises(EngineError) as caught, opened.active("running a.engine"):
-        raise DriverError("cuEventSynchronize failed: out of memory")
-    assert opened.is_lost is is_lost
+    fake_driver.cuCtxSynchronize = synchronize
+    with Gpu() as opened:
+        with pytest.raises(EngineError) as caught, opened.active("running a.engine"):
+            raise fake_driver.Error("cuEventSynchronize failed: out of memory")
+        assert opened.is_lost is is_lost
     assert str(caught.value).endswith("start the program again") is is_lost
     assert ("3 of 5 MiB" in str(caught.value)) is not is_lost
     assert locked == [True]
@@ -139,16 +101,16 @@ def test_what_loses_the_gpu(opened: Gpu, monkeypatch, code: int, is_lost: bool) 
 
 
 @pytest.mark.parametrize("copy", [Buffer.upload, Buffer.download])
-def test_capture_that_another_thread_spoils_is_given_up(driver, copy, caplog) -> None:
+def test_capture_that_another_thread_spoils_is_given_up(fake_driver, copy, caplog) -> None:
     """PyCUDA's copies then fail with 900 or 901; the work goes on without a graph."""
-    buffer, stream = Buffer(driver, (2, 3), is_mapped=False), Stream(driver)
+    buffer, stream = Buffer(fake_driver, (2, 3), is_mapped=False), Stream(fake_driver)
 
     def capture(enqueue: Callable[[], None]) -> None:
-        driver.said = "cuMemcpyHtoDAsync failed: operation failed due to a previous error during capture"
+        fake_driver.said = "cuMemcpyHtoDAsync failed: operation failed due to a previous error during capture"
         try:
             enqueue()
         finally:
-            driver.said = ""
+            fake_driver.said = ""
 
     work = Replayed(lambda: copy(buffer, stream), capture, warm_ups=0)
     with caplog.at_level(logging.WARNING):
