@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -137,6 +138,15 @@ class TensorRtEngine(Engine):
             if not slot.is_busy:
                 return slot
         raise EngineError(f"{IN_FLIGHT} frames are on their way already; finish one infer_all before the next")
+
+    def __del__(self) -> None:
+        """Close an engine that was dropped open: PyCUDA frees in any order and leaves its context behind."""
+        gpu: Gpu | None = getattr(self, "_gpu", None)  # there is none if the file was refused
+        if gpu is None or gpu.is_closed:
+            return
+        with contextlib.suppress(EngineError):  # another thread than the owner's can free nothing
+            self.close()
+        warnings.warn(f"{self._path.name} was not closed; open it in a with statement", ResourceWarning, stacklevel=2)
 
     def close(self) -> None:
         """Free everything on the GPU; may be called more than once, in the thread that opened the engine."""

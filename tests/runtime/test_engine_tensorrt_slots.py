@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fcn_edge.errors import EngineError
 from fcn_edge.runtime import engine_tensorrt
 from fcn_edge.runtime.engine_tensorrt import IN_FLIGHT, TensorRtEngine
 from fcn_edge.runtime.sidecar import Library, Options, Precision, Sidecar
@@ -81,3 +85,31 @@ def test_each_slot_has_a_context_of_its_own(open_fake: Open, contexts: list[Cont
     assert len(contexts) == IN_FLIGHT
     assert all(len(context.addresses) == 2 for context in contexts)
     assert len(set.union(*(context.addresses for context in contexts))) == 2 * IN_FLIGHT
+
+
+def test_an_engine_that_is_dropped_is_closed_and_says_so(open_fake: Open) -> None:
+    engines = [open_fake()]
+    gpu = engines[0]._gpu
+    with pytest.warns(ResourceWarning, match=r"m\.engine was not closed"):
+        engines.clear()
+    assert gpu.is_closed
+
+
+def test_an_engine_that_is_dropped_elsewhere_is_left_alone(open_fake: Open) -> None:
+    """Its thread alone can free it."""
+    engines = [open_fake()]
+    gpu = engines[0]._gpu
+    with pytest.warns(ResourceWarning, match=r"m\.engine was not closed"), ThreadPoolExecutor(1) as pool:
+        pool.submit(engines.clear).result()
+    assert not gpu.is_closed
+    gpu.close()
+
+
+def test_engines_that_were_closed_or_never_opened_go_in_silence(open_fake: Open, fake_driver) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_fake().close()
+        fake_driver.said = "cuDevicePrimaryCtxRetain failed: out of memory"
+        with pytest.raises(EngineError):
+            open_fake()
+        gc.collect()
