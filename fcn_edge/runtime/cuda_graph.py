@@ -36,8 +36,11 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 CAPTURE_THREAD_LOCAL = 1
 """cudaStreamCaptureModeThreadLocal: what other threads do with the GPU meanwhile does not spoil the capture."""
 
-ONE_CAPTURE = threading.Lock()
-"""Held while a stream is captured: to wait for the whole GPU meanwhile, in whatever thread, spoils the capture."""
+ONE_CAPTURE = threading.RLock()
+"""Held while a stream is captured: to wait for the whole GPU meanwhile, in whatever thread, spoils the capture.
+
+Reentrant, since the garbage collector may close another engine in the middle of a capture, and fail.
+"""
 
 SONAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
 _log = logging.getLogger(__name__)

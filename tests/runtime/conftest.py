@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fcn_edge.contract import METADATA_KEY, Contract, json_from_contract
 from fcn_edge.dataset import distinct_palette
 from fcn_edge.runtime import gpu, sidecar
+from fcn_edge.runtime.cuda_graph import ONE_CAPTURE
 from fcn_edge.runtime.frame import Frame
 from fcn_edge.runtime.source import Source
 
@@ -106,6 +108,18 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(gpu, "require_pycuda", lambda: fake)
     monkeypatch.setattr(gpu, "_libcuda", lambda: fake)
     return fake
+
+
+@pytest.fixture
+def is_capturing() -> Callable[[], bool]:
+    """Whether the lock of captures is held, as another thread sees it."""
+
+    def held() -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            is_free = pool.submit(lambda: ONE_CAPTURE.acquire(blocking=False) and not ONE_CAPTURE.release()).result()
+        return not is_free
+
+    return held
 
 
 class ListSource(Source):

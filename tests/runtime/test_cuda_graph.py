@@ -15,7 +15,7 @@ import pytest
 from fcn_edge.errors import EngineError, MissingError
 from fcn_edge.runtime import cuda_graph
 from fcn_edge.runtime.cuda_driver import find_gpu
-from fcn_edge.runtime.cuda_graph import ONE_CAPTURE, SIGNATURES, Cudart, Replayed, open_cudart
+from fcn_edge.runtime.cuda_graph import SIGNATURES, Cudart, Replayed, open_cudart
 
 INCLUDE = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
 SHOW = """
@@ -206,22 +206,22 @@ def library(**codes: int) -> SimpleNamespace:
     return SimpleNamespace(cudaGetErrorString=lambda code: b"words", **functions)
 
 
-def test_one_capture_at_a_time() -> None:
+def test_one_capture_at_a_time(is_capturing) -> None:
     """The lock is held while work is captured and given back, whatever comes of it."""
     held: list[bool] = []
 
     def enqueue() -> None:
-        held.append(ONE_CAPTURE.locked())
+        held.append(is_capturing())
 
     def fail() -> None:
         enqueue()
         raise EngineError("spoilt")
 
     Cudart(library(), "fake").capture(1, enqueue)
-    assert not ONE_CAPTURE.locked()
+    assert not is_capturing()
     with pytest.raises(EngineError, match="spoilt"):
         Cudart(library(), "fake").capture(1, fail)
     with pytest.raises(EngineError, match="cudaStreamEndCapture failed with CUDA error 901"):
         Cudart(library(cudaStreamEndCapture=901), "fake").capture(1, enqueue)
     assert held == [True] * 3
-    assert not ONE_CAPTURE.locked()
+    assert not is_capturing()

@@ -11,7 +11,7 @@ import pytest
 from fcn_edge.errors import EngineError, MissingError
 from fcn_edge.runtime import gpu, sidecar
 from fcn_edge.runtime.cuda_driver import find_gpu
-from fcn_edge.runtime.cuda_graph import ONE_CAPTURE, Replayed
+from fcn_edge.runtime.cuda_graph import Replayed
 from fcn_edge.runtime.gpu import Buffer, Gpu, Stream, failure_sentence, is_out_of_memory, require_pycuda
 
 
@@ -81,12 +81,12 @@ def test_full_gpu_is_no_missing_one(fake_driver) -> None:
 @pytest.mark.parametrize(
     ("code", "is_lost"), [(0, False), *((code, False) for code in range(900, 909)), (700, True), (719, True)]
 )
-def test_what_loses_the_gpu(fake_driver, code: int, is_lost: bool) -> None:
+def test_what_loses_the_gpu(fake_driver, is_capturing, code: int, is_lost: bool) -> None:
     """Where another library captures, waiting for the GPU is refused (900 to 908), which says nothing of its state."""
     locked: list[bool] = []
 
     def synchronize() -> int:
-        locked.append(ONE_CAPTURE.locked())
+        locked.append(is_capturing())
         return code
 
     fake_driver.cuCtxSynchronize = synchronize
@@ -97,7 +97,7 @@ def test_what_loses_the_gpu(fake_driver, code: int, is_lost: bool) -> None:
     assert str(caught.value).endswith("start the program again") is is_lost
     assert ("3 of 5 MiB" in str(caught.value)) is not is_lost
     assert locked == [True]
-    assert not ONE_CAPTURE.locked()
+    assert not is_capturing()
 
 
 @pytest.mark.parametrize("copy", [Buffer.upload, Buffer.download])
