@@ -17,7 +17,7 @@ from ..errors import ModelError
 from ..pixels import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
-from ..runtime.tensorrt_library import library_of, load_plugin, open_log, require_tensorrt
+from ..runtime.tensorrt_library import library_of, load_plugin, log_of, no_start, open_runtime, require_tensorrt
 from .audit import check_types, shares_of, types_in_engine, types_in_network
 from .build_progress import open_monitor
 from .engine_errors import build_error, last, no_builder, parser_error
@@ -61,17 +61,17 @@ class EngineBuilder:
 
     def __init__(self, plugin: Path | None) -> None:
         self._trt: Any = require_tensorrt()
-        self._messages = open_log(self._trt)
+        self._log = log_of(self._trt)
+        self._log.messages.clear()
         self.library: Library = library_of(self._trt)
         device = find_gpu()
         self._device = device
         try:
-            self._builder = self._trt.Builder(self._messages)
-        except (TypeError, RuntimeError) as exc:  # pybind11's words for a factory that returned nothing
-            reason = last(self._messages.errors()) or str(exc)
-            raise no_builder(self.library, device, reason) from exc
+            self._builder = self._trt.Builder(self._log)
+        except (TypeError, RuntimeError) as exc:
+            raise no_builder(self.library, device, no_start(self._log, exc)) from exc
         self.gpu: Gpu | None = None if self.library.package == "tensorrt_rtx" else device
-        self.plugin: Plugin | None = load_plugin(self._trt, plugin, self._messages) if plugin else None
+        self.plugin: Plugin | None = load_plugin(self._trt, plugin) if plugin else None
 
     @property
     def can_run(self) -> bool:
@@ -101,12 +101,12 @@ class EngineBuilder:
             KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
         """
         trt, dynamic = self._trt, options.batch != (1, 1, 1)
-        seen = len(self._messages.errors())
+        self._log.messages.clear()
         data = onnx_for_engine(onnx_path, fused=self.plugin is not None, dynamic=dynamic)
         # In TensorRT 11 every network is strongly typed and the flag may go.
         flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = self._builder.create_network(0 if flag is None else 1 << int(flag))
-        parser = trt.OnnxParser(network, self._messages)
+        parser = trt.OnnxParser(network, self._log)
         if not parser.parse(data):
             raise parser_error(parser, onnx_path)
         expected = types_in_onnx(onnx_path)
@@ -117,7 +117,7 @@ class EngineBuilder:
         cache = self._open_cache(config, timing_cache)
         plan = self._run(network, config, onnx_path.name, on_progress)
         if plan is None:
-            raise build_error(self.library, self._device, onnx_path, options, self._messages.errors()[seen:])
+            raise build_error(self.library, self._device, onnx_path, options, self._log.errors())
         if timing_cache and cache:
             _write_cache(config, timing_cache)
         if self._device is None:
@@ -165,10 +165,10 @@ class EngineBuilder:
                 raise  # once the builder has stopped: leaving the pool waits for it
 
     def _inspect(self, plan: bytes, path: Path) -> str:
-        engine = self._trt.Runtime(self._messages).deserialize_cuda_engine(plan)
+        engine = open_runtime(self._trt).deserialize_cuda_engine(plan)
         if engine is None:
             raise ModelError(
-                f"the engine of {path.name} was built but cannot be loaded ({last(self._messages.errors())}); "
+                f"the engine of {path.name} was built but cannot be loaded ({last(self._log.errors())}); "
                 "report this with what fcn-edge doctor prints"
             )
         inspector = engine.create_engine_inspector()

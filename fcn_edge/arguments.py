@@ -95,11 +95,16 @@ def level(text: str) -> int:
 
 
 def batches(text: str) -> tuple[int, int, int]:
-    """``MIN,OPT,MAX`` numbers of frames."""
+    """``1,OPT,MAX`` numbers of frames."""
     match = re.fullmatch(r"(\d{1,4}),(\d{1,4}),(\d{1,4})", text)
     low, usual, high = (int(part) for part in match.groups()) if match else (0, 0, 0)
     if not 1 <= low <= usual <= high:
         raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected MIN,OPT,MAX such as 1,1,4")
+    if low > 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not usable; this program runs an engine with one frame at a time, so MIN must be 1: "
+            f"1,{usual},{high}"
+        )
     return low, usual, high
 
 

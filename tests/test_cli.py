@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -159,12 +160,21 @@ def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.Captur
         assert facts["params"] == pytest.approx(0.99e6, rel=0.05)
 
 
+@pytest.fixture
+def without_gpu_packages(monkeypatch) -> None:
+    """As if they were not installed."""
+    for name in ("pycuda", "tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.usefixtures("without_gpu_packages")
 def test_doctor_shows_remedies_as_they_are_typed(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "250")
     assert call("doctor") == 0
     assert "fcn-edge[gpu]" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_gpu_packages")
 def test_doctor_names_a_remedy_for_each_gap(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("doctor", "--json") == 0
     findings = json.loads(capsys.readouterr().out)["findings"]

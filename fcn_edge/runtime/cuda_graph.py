@@ -10,6 +10,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, c_char_p, c_int, c_ulonglong, c_void_p
 from pathlib import Path
@@ -34,6 +35,12 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 CAPTURE_THREAD_LOCAL = 1
 """cudaStreamCaptureModeThreadLocal: what other threads do with the GPU meanwhile does not spoil the capture."""
+
+ONE_CAPTURE = threading.RLock()
+"""Held while a stream is captured: to wait for the whole GPU meanwhile, in whatever thread, spoils the capture.
+
+Reentrant, since the garbage collector may close another engine in the middle of a capture, and fail.
+"""
 
 SONAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
 _log = logging.getLogger(__name__)
@@ -104,17 +111,18 @@ class Cudart:
             EngineError: if the work cannot be captured. The stream can be used afterwards.
         """
         graph = c_void_p()
-        self.call("cudaStreamBeginCapture", stream, CAPTURE_THREAD_LOCAL)
-        try:
-            enqueue()
-        except BaseException:
-            # Also leaves the capture mode when the capture was spoilt, and says so with an error of no further use.
-            self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
-            self._library.cudaGetLastError()
-            if graph:
-                self._library.cudaGraphDestroy(graph)
-            raise
-        self.call("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        with ONE_CAPTURE:
+            self.call("cudaStreamBeginCapture", stream, CAPTURE_THREAD_LOCAL)
+            try:
+                enqueue()
+            except BaseException:
+                # Also leaves the capture mode when the capture was spoilt, and says so with an error of no further use.
+                self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+                self._library.cudaGetLastError()
+                if graph:
+                    self._library.cudaGraphDestroy(graph)
+                raise
+            self.call("cudaStreamEndCapture", stream, ctypes.byref(graph))
         executable = c_void_p()
         try:
             self.call("cudaGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)

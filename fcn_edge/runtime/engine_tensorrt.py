@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from .cuda_driver import find_gpu
 from .cuda_graph import WARM_UPS, Capture, Replayed, open_cudart
 from .engine import Engine
 from .gpu import Gpu, Stream, is_out_of_memory
-from .tensorrt_library import find_plugin, library_of, load_plugin, open_log, require_tensorrt
+from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt
 
 IN_FLIGHT = 2
 """Frames that may be on their way at once: the CPU prepares one while the GPU computes the other."""
@@ -138,6 +139,15 @@ class TensorRtEngine(Engine):
                 return slot
         raise EngineError(f"{IN_FLIGHT} frames are on their way already; finish one infer_all before the next")
 
+    def __del__(self) -> None:
+        """Close an engine that was dropped open: PyCUDA frees in any order and leaves its context behind."""
+        gpu: Gpu | None = getattr(self, "_gpu", None)  # there is none if the file was refused
+        if gpu is None or gpu.is_closed:
+            return
+        with contextlib.suppress(EngineError):  # another thread than the owner's can free nothing
+            self.close()
+        warnings.warn(f"{self._path.name} was not closed; open it in a with statement", ResourceWarning, stacklevel=2)
+
     def close(self) -> None:
         """Free everything on the GPU; may be called more than once, in the thread that opened the engine."""
         if self._gpu.is_closed:
@@ -155,35 +165,48 @@ class TensorRtEngine(Engine):
 
 
 class _Network:
-    """A plan that TensorRT has loaded, ready to be put on a stream; freed with ``owned``."""
+    """A plan that TensorRT has loaded; freed with ``owned``."""
 
     def __init__(self, trt: ModuleType, owned: contextlib.ExitStack) -> None:
-        self._trt = trt
+        self.trt = trt
+        self.engine: Any = None
         self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
         owned.callback(self.free)
 
     def load(self, gpu: Gpu, plan: bytes, path: Path, described: sidecar.Sidecar) -> None:
-        """Let TensorRT read the plan and take its memory."""
+        """Let TensorRT read the plan and take memory for its weights."""
         doing = f"loading {path.name}"
-        self._runtime = self._trt.Runtime(log_of(self._trt))
         try:
-            self._engine = deserialized(self._trt, self._runtime, plan, path, described)
-        except ModelError as exc:
+            self._runtime = open_runtime(self.trt)
+            self.engine = deserialized(self.trt, self._runtime, plan, path, described)
+        except (MissingError, ModelError) as exc:
             if is_out_of_memory(str(exc)):
                 raise gpu.failure(doing, str(exc)) from exc
             raise
         try:
-            bindings = bindings_of(_tensors(self._trt, self._engine), described.contract)
+            self.bindings = bindings_of(_tensors(self.trt, self.engine), described.contract)
         except ModelError as exc:
             raise ModelError(f"{path} is no engine of this project: {exc}; {sidecar.rebuild(path, described)}") from exc
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise gpu.failure(doing, said_of(self._trt))
-        if bindings.is_dynamic and not self._context.set_input_shape(IMAGE, bindings.image_shape):
-            raise gpu.failure(doing, said_of(self._trt))
-        self.bindings = bindings
+
+    def free(self) -> None:
+        """Free what TensorRT holds, the engine before its runtime."""
+        self.engine = None
+        self._runtime = None
+
+
+class _Run:
+    """TensorRT's execution context with its scratch memory, which a captured graph keeps to; freed with ``owned``."""
+
+    def __init__(self, gpu: Gpu, network: _Network, owned: contextlib.ExitStack) -> None:
+        self._trt = network.trt
+        owned.callback(self.free)
+        log_of(self._trt).messages.clear()
+        self._context: Any = network.engine.create_execution_context()
+        bindings = network.bindings
+        if self._context is None or (
+            bindings.is_dynamic and not self._context.set_input_shape(IMAGE, bindings.image_shape)
+        ):
+            raise gpu.failure("preparing the network", said_of(self._trt))
 
     def enqueue(self, image: int, labels: int, stream: Stream) -> None:
         """Put one run on a stream, from and to addresses on the GPU.
@@ -200,10 +223,8 @@ class _Network:
             raise EngineError(said_of(self._trt))
 
     def free(self) -> None:
-        """Free what TensorRT holds, the context before its engine."""
+        """Free it, before the engine."""
         self._context = None
-        self._engine = None
-        self._runtime = None
 
 
 class _Slot:
@@ -212,8 +233,9 @@ class _Slot:
     def __init__(
         self, gpu: Gpu, stream: Stream, network: _Network, capture: Capture | None, owned: contextlib.ExitStack
     ) -> None:
-        self._gpu, self._stream, self._network = gpu, stream, network
+        self._gpu, self._stream = gpu, stream
         self.is_busy = False
+        self._run = _Run(gpu, network, owned)
         self._image = gpu.buffer(network.bindings.image_shape)
         owned.callback(self._image.free)
         self._labels = gpu.buffer(network.bindings.labels_shape)
@@ -246,7 +268,7 @@ class _Slot:
 
     def _enqueue(self) -> None:
         self._image.upload(self._stream)
-        self._network.enqueue(self._image.address, self._labels.address, self._stream)
+        self._run.enqueue(self._image.address, self._labels.address, self._stream)
         self._labels.download(self._stream)
 
 
@@ -269,19 +291,13 @@ def checked_plan(path: Path, plugin: Path | None = None) -> tuple[sidecar.Sideca
     sidecar.check_machine(path, described, library_of(trt), find_gpu())
     if described.plugin is not None:
         library = find_plugin(plugin)
-        found = load_plugin(trt, library, log_of(trt))
+        found = load_plugin(trt, library)
         if found.version != described.plugin.version:
             raise ModelError(
                 f"{path} was built with version {described.plugin.version} of the fused head's plugin, {library} is "
                 f"version {found.version}; {sidecar.rebuild(path, described)}"
             )
     return described, plan, trt
-
-
-@functools.cache
-def log_of(trt: ModuleType) -> Any:
-    """The log of this process: TensorRT keeps the first that it gets for good, so it must never be freed."""
-    return open_log(trt)
 
 
 def said_of(trt: ModuleType) -> str:
@@ -298,7 +314,7 @@ def deserialized(trt: ModuleType, runtime: Any, plan: bytes, path: Path, describ
     Raises:
         ModelError: if TensorRT refuses it; in TensorRT's own words.
     """
-    said_of(trt)
+    log_of(trt).messages.clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ModelError(f"{library_of(trt)} cannot load {path}: {said_of(trt)}; {sidecar.rebuild(path, described)}")

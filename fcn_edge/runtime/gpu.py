@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, MissingError
 from .cuda_driver import find_gpu
+from .cuda_graph import ONE_CAPTURE
 
 _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA does not name
+_CAPTURE_CODES = range(900, 909)  # CUDA_ERROR_STREAM_CAPTURE_*: another library captures, and nothing is lost
 _ON_CPU = "or run the .onnx model on the CPU"
 
 
@@ -50,6 +53,7 @@ class Gpu:
 
     Raises:
         MissingError: if the GPU, its driver or PyCUDA is not there.
+        EngineError: if other programs have taken the GPU's memory.
     """
 
     def __init__(self) -> None:
@@ -69,6 +73,11 @@ class Gpu:
             self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
             self._context: Any = device.retain_primary_context()
         except driver.Error as exc:
+            if is_out_of_memory(str(exc)):
+                raise EngineError(
+                    f"{self.name} has too little free memory to start on: {exc}; end other programs that use it, "
+                    f"{_ON_CPU}"
+                ) from exc
             raise MissingError(f"{self.name} cannot be used: {exc}; check it with nvidia-smi, {_ON_CPU}") from exc
 
     @property
@@ -115,12 +124,14 @@ class Gpu:
             said: what CUDA or TensorRT said.
         """
         free, total = 0, 0
-        try:
-            # After an illegal access every call fails with the same error until the process ends.
-            self._driver.Context.synchronize()
-            free, total = self._driver.mem_get_info()
-        except self._driver.Error:
+        with ONE_CAPTURE:
+            code = int(_libcuda().cuCtxSynchronize())  # PyCUDA's errors do not carry CUDA's code
+        # After an illegal access every call fails with the same error until the process ends.
+        if code and code not in _CAPTURE_CODES:
             self.is_lost = True
+        if not self.is_lost:
+            with contextlib.suppress(self._driver.Error):
+                free, total = self._driver.mem_get_info()
         return EngineError(failure_sentence(doing, said, self.is_lost, free >> 20, total >> 20))
 
     def stream(self) -> Stream:
@@ -147,7 +158,7 @@ class Gpu:
             return
         # PyCUDA makes the context current to release it and leaves it so: cuDevicePrimaryCtxRelease() pops nothing.
         context.detach()
-        ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        _libcuda().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def __enter__(self) -> Gpu:
         return self
@@ -216,14 +227,28 @@ class Buffer:
             raise
 
     def upload(self, stream: Stream) -> None:
-        """Enqueue the copy to the GPU."""
+        """Enqueue the copy to the GPU.
+
+        Raises:
+            EngineError: if it cannot be enqueued, as in a capture that was spoilt.
+        """
         if self._device is not None:
-            self._driver.memcpy_htod_async(self._device, self.array, stream.raw)
+            self._copy(self._driver.memcpy_htod_async, self._device, self.array, stream)
 
     def download(self, stream: Stream) -> None:
-        """Enqueue the copy from the GPU."""
+        """Enqueue the copy from the GPU.
+
+        Raises:
+            EngineError: if it cannot be enqueued, as in a capture that was spoilt.
+        """
         if self._device is not None:
-            self._driver.memcpy_dtoh_async(self.array, self._device, stream.raw)
+            self._copy(self._driver.memcpy_dtoh_async, self.array, self._device, stream)
+
+    def _copy(self, copy: Callable[[Any, Any, Any], None], to: Any, origin: Any, stream: Stream) -> None:
+        try:
+            copy(to, origin, stream.raw)
+        except self._driver.Error as exc:
+            raise EngineError(str(exc)) from exc
 
     def free(self) -> None:
         """Free both; the array must not be used afterwards. May be called more than once."""
@@ -232,6 +257,11 @@ class Buffer:
         for memory in owned:
             if memory is not None:
                 memory.free()
+
+
+def _libcuda() -> ctypes.CDLL:
+    """The driver's own library, which PyCUDA has loaded."""
+    return ctypes.CDLL("libcuda.so.1")
 
 
 def failure_sentence(doing: str, said: str, is_lost: bool, free_mib: int, total_mib: int) -> str:
@@ -255,5 +285,5 @@ def failure_sentence(doing: str, said: str, is_lost: bool, free_mib: int, total_
 
 
 def is_out_of_memory(said: str) -> bool:
-    """Whether words of CUDA or of TensorRT mean that memory ran out."""
-    return "out of memory" in said.lower() or "outofmemory" in said.lower()
+    """Whether words of CUDA or of TensorRT mean that memory ran out; TensorRT's first allocation gives but its code."""
+    return bool(re.search(r"out ?of ?memory|CUDA initialization failure with error:? 2\b", said, re.I))

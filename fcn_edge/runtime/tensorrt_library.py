@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import importlib.util
 import os
@@ -72,10 +74,12 @@ def library_of(trt: ModuleType) -> Library:
     return Library(package=trt.__name__, version=".".join(map(str, _numbers(trt.__version__)[:3])))
 
 
-def open_log(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps what it is told: ``messages``, a list of (severity's name, text) from warnings up.
+@functools.cache
+def log_of(trt: ModuleType) -> Any:
+    """The TensorRT logger of this process: ``messages``, a list of (severity's name, text) from warnings up.
 
-    TensorRT keeps the first logger of a process for its plugins, and one that a builder uses must outlive it.
+    There is one for builders and runtimes alike: TensorRT keeps the first that it gets for good, so it is never freed.
+    Who wants to know what an operation logged clears ``messages`` before it.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -95,6 +99,34 @@ def open_log(trt: ModuleType) -> Any:
             return [text for name, text in self.messages if name in ("ERROR", "INTERNAL_ERROR")]
 
     return Log()
+
+
+def open_runtime(trt: ModuleType) -> Any:
+    """TensorRT's ``Runtime``, which reads plans.
+
+    Raises:
+        MissingError: if it cannot start, as with a driver that is too old or a GPU that is full.
+    """
+    log = log_of(trt)
+    log.messages.clear()
+    try:
+        return trt.Runtime(log)
+    except (TypeError, RuntimeError) as exc:
+        raise MissingError(
+            f"{library_of(trt)} cannot start: {no_start(log, exc)}; check the driver and the GPU's free memory with "
+            "nvidia-smi"
+        ) from exc
+
+
+def no_start(log: Any, exc: Exception) -> str:
+    """Why TensorRT gave no builder or runtime.
+
+    Args:
+        log: what :func:`log_of` gave; some versions only warn of a "CUDA initialization failure".
+        exc: pybind11's words for a factory that returned nothing, for want of others.
+    """
+    texts = log.errors() or [text for _, text in log.messages]
+    return str(texts[-1]).strip().splitlines()[0].rstrip(".") if texts else str(exc)
 
 
 def find_plugin(given: Path | None = None) -> Path:
@@ -120,13 +152,12 @@ def _package_folders() -> list[Path]:
     return [_PACKAGE_FOLDER, *([Path(native.origin).parent] if native and native.origin else [])]
 
 
-def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
+def load_plugin(trt: ModuleType, path: Path) -> Plugin:
     """Make the fused head known to TensorRT's registry; a process may call this more than once.
 
     Args:
         trt: TensorRT's module.
         path: the library.
-        log: what :func:`open_log` gave, so that a failure can be explained.
 
     Raises:
         MissingError: if the library cannot be loaded here or holds no fused head.
@@ -135,12 +166,21 @@ def load_plugin(trt: ModuleType, path: Path, log: Any) -> Plugin:
     registry = trt.get_plugin_registry()
     plugin = Plugin(version=PLUGIN_VERSION, sha256=sha256_of(path, "plugin library", _PLUGIN_REMEDY))
     if not _is_registered(registry):
-        before = len(log.errors())
+        log = log_of(trt)
+        log.messages.clear()
         registry.load_library(str(path))
         if not _is_registered(registry):
-            reason = next(iter(log.errors()[before:]), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
-            raise MissingError(f"plugin library {path} cannot be used: {reason}; {_PLUGIN_REMEDY}")
+            raise MissingError(f"plugin library {path} cannot be used: {_no_plugin(path, log)}; {_PLUGIN_REMEDY}")
     return plugin
+
+
+def _no_plugin(path: Path, log: Any) -> str:
+    """Why a library gave no fused head; the loader knows where TensorRT has no log yet."""
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as exc:
+        return str(exc).removeprefix(f"{path}: ")
+    return next(iter(log.errors()), f"it holds no {PLUGIN_NAME} of version {PLUGIN_VERSION}")
 
 
 def _is_registered(registry: Any) -> bool:

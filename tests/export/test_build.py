@@ -202,6 +202,7 @@ def test_sensitivity_has_a_row_for_each_layer_that_is_not_kept(model: Path, trai
         "--gate-frames {tmp}/*.nothing",
         "--calib {tmp}/nowhere",
         "--dynamic-batch 4,2,1",
+        "--dynamic-batch 2,2,4",
         "--opt-level 6",
         "--workspace 0",
         "--sensitivity",

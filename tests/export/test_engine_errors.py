@@ -59,15 +59,19 @@ def test_parser_errors_are_listed_node_by_node_but_not_without_end() -> None:
 def test_a_builder_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the data-centre library does, which is nowhere to be had for a test: its factory returns nothing."""
 
-    def factory(log: object) -> None:
+    def factory(log: SimpleNamespace) -> None:
+        log.messages.append(("WARNING", "CUDA initialization failure with error: 100."))
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     trt = SimpleNamespace(__name__="tensorrt", __version__="10.3.0", Builder=factory)
     monkeypatch.setattr(to_engine, "require_tensorrt", lambda: trt)
-    monkeypatch.setattr(to_engine, "open_log", lambda module: SimpleNamespace(errors=lambda: ["CUDA error 100"]))
+    log = SimpleNamespace(errors=list, messages=[])
+    monkeypatch.setattr(to_engine, "log_of", lambda module: log)
     monkeypatch.setattr(to_engine, "find_gpu", lambda: None)
     with pytest.raises(MissingError, match=r"tensorrt 10\.3\.0 finds no NVIDIA GPU"):
         to_engine.EngineBuilder(None)
     monkeypatch.setattr(to_engine, "find_gpu", lambda: ORIN)
-    with pytest.raises(MissingError, match=r"cannot start on Orin \(sm_87\): CUDA error 100"):
+    with pytest.raises(
+        MissingError, match=r"cannot start on Orin \(sm_87\): CUDA initialization failure with error: 100;"
+    ):
         to_engine.EngineBuilder(None)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fcn_edge.errors import FcnEdgeError
 from fcn_edge.runtime.engine import open_engine
-from fcn_edge.runtime.engine_tensorrt import checked_plan, deserialized, log_of
+from fcn_edge.runtime.engine_tensorrt import checked_plan, deserialized
+from fcn_edge.runtime.tensorrt_library import open_runtime
 
 
 def outcome(path: Path) -> list[object]:
@@ -27,7 +28,7 @@ def loaded(path: Path) -> list[object]:
     """The same without asking for a GPU, up to what TensorRT says of the plan."""
     try:
         described, plan, trt = checked_plan(path)
-        deserialized(trt, trt.Runtime(log_of(trt)), plan, path, described)
+        deserialized(trt, open_runtime(trt), plan, path, described)
     except FcnEdgeError as exc:
         return [type(exc).__name__, exc.exit_code, str(exc)]
     return ["", 0, "loaded"]

@@ -30,11 +30,12 @@ Run = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="session")
 def run(tensorrt_site: Path) -> Run:
-    """Runs command lines in a process that has TensorRT."""
+    """Runs command lines in a process that has TensorRT and, wherever it runs, no GPU."""
 
     def commands(*lines: str, **environment: str) -> list[dict[str, Any]]:
         argv = json.dumps([line.split() for line in lines])
-        env = os.environ | {"PYTHONPATH": str(tensorrt_site), "FCN_EDGE_PLUGIN": ""} | environment
+        ours = {"PYTHONPATH": str(tensorrt_site), "CUDA_VISIBLE_DEVICES": "", "FCN_EDGE_PLUGIN": ""}
+        env = os.environ | ours | environment
         call = [sys.executable, str(HERE / "run_commands.py"), argv]
         result = subprocess.run(call, capture_output=True, text=True, env=env, timeout=300)
         assert result.returncode == 0, result.stderr[-2000:]
@@ -248,6 +249,35 @@ except KeyboardInterrupt:
 
 def test_another_precision_is_an_error_and_ctrl_c_stops_the_builder(tensorrt_site: Path, trained: Path):
     call = [sys.executable, "-c", PROGRAM, str(trained / "model.onnx")]
-    env = os.environ | {"PYTHONPATH": str(tensorrt_site)}
+    env = os.environ | {"PYTHONPATH": str(tensorrt_site), "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(call, capture_output=True, text=True, env=env, timeout=120)
     assert result.returncode == INTERRUPTED, result.stderr[-2000:]
+
+
+OUTLIVED = """
+import gc, sys
+from pathlib import Path
+from fcn_edge.errors import MissingError
+from fcn_edge.export.to_engine import EngineBuilder
+from fcn_edge.runtime.tensorrt_library import load_plugin, log_of, require_tensorrt
+
+trt, builder = require_tensorrt(), EngineBuilder(None)
+runtime = trt.Runtime(log_of(trt))
+del builder
+gc.collect()
+filled = [bytearray(200) for _ in range(1000)]
+try:
+    load_plugin(trt, Path(sys.argv[1]))
+except MissingError as exc:
+    assert "too short" in str(exc), exc
+    sys.exit(exc.exit_code)
+"""
+
+
+def test_the_log_outlives_the_builder(tensorrt_site: Path, tmp_path: Path):
+    """TensorRT's registry of plugins logs to the first logger of the process for good: a freed one is a crash."""
+    (tmp_path / "text.so").write_text("no library")
+    call = [sys.executable, "-c", OUTLIVED, str(tmp_path / "text.so")]
+    env = os.environ | {"PYTHONPATH": str(tensorrt_site), "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(call, capture_output=True, text=True, env=env, timeout=120)
+    assert result.returncode == ENVIRONMENT, result.stderr[-2000:]

@@ -62,7 +62,7 @@ def report_of(tensorrt_site: Path, plugin_library: Path, tmp_path: Path):
         file = tmp_path / "model.onnx"
         file.write_bytes(model.SerializeToString())
         command = [sys.executable, str(HERE / "build_engine.py"), str(file), str(plugin_library)]
-        environment = os.environ | {"PYTHONPATH": str(tensorrt_site)}
+        environment = os.environ | {"PYTHONPATH": str(tensorrt_site), "CUDA_VISIBLE_DEVICES": ""}
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert result.returncode == 0, result.stderr[-2000:]
         return json.loads(result.stdout)

@@ -30,7 +30,7 @@ def exported(lively_model, contract_of) -> onnx.ModelProto:
 def report(site: Path, folder: Path, model: onnx.ModelProto) -> dict[str, Any]:
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())
-    environment = os.environ | {"PYTHONPATH": str(site)}
+    environment = os.environ | {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(BUILD), str(file)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

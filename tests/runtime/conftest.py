@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fcn_edge.contract import METADATA_KEY, Contract, json_from_contract
 from fcn_edge.dataset import distinct_palette
+from fcn_edge.runtime import gpu, sidecar
+from fcn_edge.runtime.cuda_graph import ONE_CAPTURE
 from fcn_edge.runtime.frame import Frame
 from fcn_edge.runtime.source import Source
 
@@ -59,6 +65,61 @@ def read_video() -> Callable[[Path], list[np.ndarray]]:
         return images
 
     return read
+
+
+class DriverError(Exception):
+    pass
+
+
+@pytest.fixture
+def fake_driver(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A GPU that is none: as much of ``pycuda.driver`` and of libcuda as an engine needs.
+
+    ``said``: what copies, and the opening of the GPU, fail with.
+    """
+
+    def answer(*arguments: object) -> SimpleNamespace:
+        if fake.said:
+            raise DriverError(fake.said)
+        return SimpleNamespace(push=lambda: None, detach=lambda: None)
+
+    class Pages(np.ndarray):
+        def free(self) -> None:
+            pass
+
+    class Allocation(int):
+        def free(self) -> None:
+            pass
+
+    fake = SimpleNamespace(said="", Error=DriverError, init=lambda: None, mem_get_info=lambda: (3 << 20, 5 << 20))
+    fake.Device = lambda number: SimpleNamespace(get_attribute=lambda name: 0, retain_primary_context=answer)
+    fake.device_attribute = SimpleNamespace(INTEGRATED=18)
+    fake.event_flags = SimpleNamespace(DISABLE_TIMING=2)
+    fake.Context = SimpleNamespace(pop=lambda: None)
+    fake.Stream = lambda flags: SimpleNamespace(handle=1, synchronize=lambda: None)
+    fake.Event = lambda flags: SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
+    fake.pagelocked_empty = lambda shape, dtype, mem_flags: Pages(math.prod(shape), dtype).reshape(shape)
+    addresses = itertools.count(1 << 20, 1 << 20)
+    fake.mem_alloc = lambda size: Allocation(next(addresses))
+    fake.memcpy_htod_async = fake.memcpy_dtoh_async = answer
+    fake.cuCtxSynchronize = lambda: 0
+    fake.cuCtxPopCurrent_v2 = lambda context: 0
+    monkeypatch.setattr(gpu, "find_gpu", lambda: sidecar.Gpu(name="Orin", sm=87))
+    monkeypatch.setattr(gpu, "require_pycuda", lambda: fake)
+    monkeypatch.setattr(gpu, "_libcuda", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def is_capturing() -> Callable[[], bool]:
+    """Whether the lock of captures is held, as another thread sees it."""
+
+    def held() -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            is_free = pool.submit(lambda: ONE_CAPTURE.acquire(blocking=False) and not ONE_CAPTURE.release()).result()
+        return not is_free
+
+    return held
 
 
 class ListSource(Source):

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -192,3 +194,34 @@ def test_failure_of_the_work_itself_is_the_callers() -> None:
     # Also when the capture fails for that reason: the work is tried once more without it, and says so itself.
     with pytest.raises(EngineError, match="illegal"):
         Replayed(fail, lambda enqueue: enqueue(), warm_ups=0)()
+
+
+def library(**codes: int) -> SimpleNamespace:
+    """A libcudart whose functions return the codes given, else success."""
+
+    def answer(code: int) -> Callable[..., int]:
+        return lambda *arguments: code
+
+    functions = {name: answer(codes.get(name, 0)) for name in SIGNATURES}
+    return SimpleNamespace(cudaGetErrorString=lambda code: b"words", **functions)
+
+
+def test_one_capture_at_a_time(is_capturing) -> None:
+    """The lock is held while work is captured and given back, whatever comes of it."""
+    held: list[bool] = []
+
+    def enqueue() -> None:
+        held.append(is_capturing())
+
+    def fail() -> None:
+        enqueue()
+        raise EngineError("spoilt")
+
+    Cudart(library(), "fake").capture(1, enqueue)
+    assert not is_capturing()
+    with pytest.raises(EngineError, match="spoilt"):
+        Cudart(library(), "fake").capture(1, fail)
+    with pytest.raises(EngineError, match="cudaStreamEndCapture failed with CUDA error 901"):
+        Cudart(library(cudaStreamEndCapture=901), "fake").capture(1, enqueue)
+    assert held == [True] * 3
+    assert not is_capturing()

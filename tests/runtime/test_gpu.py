@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from fcn_edge.errors import EngineError, MissingError
 from fcn_edge.runtime import gpu, sidecar
 from fcn_edge.runtime.cuda_driver import find_gpu
-from fcn_edge.runtime.gpu import Gpu, failure_sentence, is_out_of_memory, require_pycuda
+from fcn_edge.runtime.cuda_graph import Replayed
+from fcn_edge.runtime.gpu import Buffer, Gpu, Stream, failure_sentence, is_out_of_memory, require_pycuda
 
 
 def test_without_a_gpu_that_is_what_is_said() -> None:
@@ -48,7 +51,7 @@ def test_real_pycuda_has_what_is_used() -> None:
     for owner, names in {
         driver: ("init", "Error", "MemoryError", "mem_alloc", "mem_get_info"),
         driver.Device: ("name", "compute_capability", "get_attribute", "retain_primary_context"),
-        driver.Context: ("push", "pop", "detach", "synchronize"),
+        driver.Context: ("push", "pop", "detach"),
         driver.Stream: ("handle", "synchronize"),
         driver.Event: ("record", "synchronize"),
         driver.PagelockedHostAllocation: ("free", "get_device_pointer"),
@@ -63,12 +66,70 @@ def test_real_pycuda_has_what_is_used() -> None:
         assert "(object)dest, (object)src [, (object)stream=None]" in copy.__doc__
 
 
+def test_full_gpu_is_no_missing_one(fake_driver) -> None:
+    fake_driver.said = "cuDevicePrimaryCtxRetain failed: out of memory"
+    with pytest.raises(
+        EngineError, match=r"Orin has too little free memory.*out of memory; end other programs"
+    ) as caught:
+        Gpu()
+    assert caught.value.exit_code == 4
+    fake_driver.said = "cuDevicePrimaryCtxRetain failed: exclusive-thread device already in use by a different thread"
+    with pytest.raises(MissingError, match="exclusive-thread"):
+        Gpu()
+
+
+@pytest.mark.parametrize(
+    ("code", "is_lost"), [(0, False), *((code, False) for code in range(900, 909)), (700, True), (719, True)]
+)
+def test_what_loses_the_gpu(fake_driver, is_capturing, code: int, is_lost: bool) -> None:
+    """Where another library captures, waiting for the GPU is refused (900 to 908), which says nothing of its state."""
+    locked: list[bool] = []
+
+    def synchronize() -> int:
+        locked.append(is_capturing())
+        return code
+
+    fake_driver.cuCtxSynchronize = synchronize
+    with Gpu() as opened:
+        with pytest.raises(EngineError) as caught, opened.active("running a.engine"):
+            raise fake_driver.Error("cuEventSynchronize failed: out of memory")
+        assert opened.is_lost is is_lost
+    assert str(caught.value).endswith("start the program again") is is_lost
+    assert ("3 of 5 MiB" in str(caught.value)) is not is_lost
+    assert locked == [True]
+    assert not is_capturing()
+
+
+@pytest.mark.parametrize("copy", [Buffer.upload, Buffer.download])
+def test_capture_that_another_thread_spoils_is_given_up(fake_driver, copy, caplog) -> None:
+    """PyCUDA's copies then fail with 900 or 901; the work goes on without a graph."""
+    buffer, stream = Buffer(fake_driver, (2, 3), is_mapped=False), Stream(fake_driver)
+
+    def capture(enqueue: Callable[[], None]) -> None:
+        fake_driver.said = "cuMemcpyHtoDAsync failed: operation failed due to a previous error during capture"
+        try:
+            enqueue()
+        finally:
+            fake_driver.said = ""
+
+    work = Replayed(lambda: copy(buffer, stream), capture, warm_ups=0)
+    with caplog.at_level(logging.WARNING):
+        work()
+        work()
+    assert not work.is_graph
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "cuMemcpyHtoDAsync failed: operation failed due to a previous error during capture"
+    ]
+
+
 @pytest.mark.parametrize(
     ("said", "is_it"),
     [
         ("cuMemAlloc failed: out of memory", True),
         ("[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)", True),
         ("Error Code 2: OutOfMemory (Requested size was 1234 bytes.)", True),
+        ("CUDA initialization failure with error: 2. Please check your CUDA installation", True),
+        ("CUDA initialization failure with error: 222. Please check your CUDA installation", False),
         ("cuEventSynchronize failed: an illegal memory access was encountered", False),
     ],
 )

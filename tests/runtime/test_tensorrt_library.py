@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import enum
+import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fcn_edge.errors import MissingError
 from fcn_edge.runtime import tensorrt_library
-from fcn_edge.runtime.tensorrt_library import PLUGIN_FILE, PLUGIN_VARIABLE, find_plugin
+from fcn_edge.runtime.tensorrt_library import PLUGIN_FILE, PLUGIN_VARIABLE, find_plugin, log_of, open_runtime
 
 PROGRAM = """
 from fcn_edge.errors import MissingError
@@ -86,3 +89,45 @@ def test_the_plugin_comes_from_where_the_user_pointed(tmp_path: Path, monkeypatc
     named.unlink()
     with pytest.raises(MissingError, match=r"named\.so does not exist.*--no-plugin"):
         find_plugin()
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            [
+                (1, "[runtime.cpp::isCudaInstalledCorrectly::41] Error Code 6: Internal Error (CUDA error 35)\n"),
+                (2, "Unable to determine GPU memory usage"),
+            ],
+            "Error Code 6: Internal Error (CUDA error 35);",
+        ),
+        (
+            [
+                (2, "Unable to determine GPU memory usage"),
+                (2, "CUDA initialization failure with error: 35."),
+                (3, "[MemUsageChange] Init CUDA: CPU +21, GPU +0"),
+            ],
+            "cannot start: CUDA initialization failure with error: 35;",
+        ),
+        ([], "cannot start: pybind11::init(): factory function returned nullptr;"),
+    ],
+)
+def test_a_runtime_that_cannot_start(told: list[tuple[int, str]], said: str) -> None:
+    """TensorRT then returns nothing, of which pybind11 makes a TypeError; TensorRT's words are what helps."""
+
+    class Logger:
+        Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO"], start=0)
+        WARNING = Severity.WARNING
+
+    def factory(log: Any) -> None:
+        for severity, text in told:
+            log.log(Logger.Severity(severity), text)
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt = ModuleType("tensorrt")
+    trt.__dict__.update(__version__="10.3.0", ILogger=Logger, Runtime=factory)
+    log_of(trt).messages.append(("ERROR", "of an engine long ago"))
+    with pytest.raises(MissingError, match=re.escape(said)) as caught:
+        open_runtime(trt)
+    assert str(caught.value).startswith("tensorrt 10.3.0 cannot start: ")
+    assert "\n" not in str(caught.value)

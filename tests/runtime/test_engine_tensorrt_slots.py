@@ -1,0 +1,115 @@
+"""What the GPU engine does with its slots, on stand-ins for PyCUDA and for a loaded plan: no library runs one here."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fcn_edge.errors import EngineError
+from fcn_edge.runtime import engine_tensorrt
+from fcn_edge.runtime.engine_tensorrt import IN_FLIGHT, TensorRtEngine
+from fcn_edge.runtime.sidecar import Library, Options, Precision, Sidecar
+
+Open = Callable[[], TensorRtEngine]
+
+
+class Context:
+    """An execution context that notes its addresses."""
+
+    def __init__(self) -> None:
+        self.addresses: set[tuple[str, int]] = set()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses.add((name, address))
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        return True
+
+
+@pytest.fixture
+def contexts() -> list[Context]:
+    """Those that were made, in order."""
+    return []
+
+
+@pytest.fixture
+def open_fake(contract, contexts, fake_driver, monkeypatch) -> Open:
+    height, width = contract.size_hw
+    tensors = {"image": ("UINT8", (1, height, width, 3), "INPUT"), "labels": ("INT8", (1, height, width), "OUTPUT")}
+
+    def create_execution_context() -> Context:
+        contexts.append(Context())
+        return contexts[-1]
+
+    plan = SimpleNamespace(
+        num_io_tensors=2,
+        get_tensor_name=list(tensors).__getitem__,
+        get_tensor_dtype=lambda name: SimpleNamespace(name=tensors[name][0]),
+        get_tensor_shape=lambda name: tensors[name][1],
+        get_tensor_mode=lambda name: tensors[name][2],
+        create_execution_context=create_execution_context,
+    )
+    trt = ModuleType("tensorrt")
+    trt.__dict__.update(ILogger=object, TensorIOMode=SimpleNamespace(INPUT="INPUT"))
+    described = Sidecar(
+        contract=contract,
+        precision=Precision(asked="fp32", found={}, audited="engine"),
+        plan_sha256="",
+        onnx="m.onnx",
+        onnx_sha256="",
+        tensorrt=Library(package="tensorrt", version="10.3.0"),
+        cuda="",
+        gpu=None,
+        plugin=None,
+        options=Options(),
+    )
+    monkeypatch.setattr(engine_tensorrt, "checked_plan", lambda path, plugin: (described, b"", trt))
+    monkeypatch.setattr(engine_tensorrt, "open_runtime", lambda trt: object())
+    monkeypatch.setattr(engine_tensorrt, "deserialized", lambda *arguments: plan)
+    return lambda: TensorRtEngine(Path("m.engine"), use_graph=False)
+
+
+def test_each_slot_has_a_context_of_its_own(open_fake: Open, contexts: list[Context], contract) -> None:
+    """A graph keeps to the context that it was captured from, which must not be used for another."""
+    frame = np.zeros((*contract.size_hw, 3), np.uint8)
+    with open_fake() as engine:
+        assert len(list(engine.infer_all([frame] * 5))) == 5
+    assert len(contexts) == IN_FLIGHT
+    assert all(len(context.addresses) == 2 for context in contexts)
+    assert len(set.union(*(context.addresses for context in contexts))) == 2 * IN_FLIGHT
+
+
+def test_an_engine_that_is_dropped_is_closed_and_says_so(open_fake: Open) -> None:
+    engines = [open_fake()]
+    gpu = engines[0]._gpu
+    with pytest.warns(ResourceWarning, match=r"m\.engine was not closed"):
+        engines.clear()
+    assert gpu.is_closed
+
+
+def test_an_engine_that_is_dropped_elsewhere_is_left_alone(open_fake: Open) -> None:
+    """Its thread alone can free it."""
+    engines = [open_fake()]
+    gpu = engines[0]._gpu
+    with pytest.warns(ResourceWarning, match=r"m\.engine was not closed"), ThreadPoolExecutor(1) as pool:
+        pool.submit(engines.clear).result()
+    assert not gpu.is_closed
+    gpu.close()
+
+
+def test_engines_that_were_closed_or_never_opened_go_in_silence(open_fake: Open, fake_driver) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_fake().close()
+        fake_driver.said = "cuDevicePrimaryCtxRetain failed: out of memory"
+        with pytest.raises(EngineError):
+            open_fake()
+        gc.collect()
