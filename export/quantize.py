@@ -172,7 +172,10 @@ def learned_scales(model: ModelProto) -> dict[str, float]:
 def _measured(model: ModelProto) -> dict[str, Any]:
     """How the steps that a file holds came about: in training, unless it was made of an INT8 file that knows better."""
     text = next((entry.value for entry in model.metadata_props if entry.key == CALIBRATION_KEY), None)
-    said = msgspec.json.decode(text, type=dict[str, Any]) if text else {"method": LEARNED}
+    try:
+        said = msgspec.json.decode(text, type=dict[str, Any]) if text else {"method": LEARNED}
+    except msgspec.DecodeError as exc:
+        raise ModelError(f"what the file says of its calibration is unreadable ({exc}); fetch it again") from exc
     return {name: said[name] for name in ("method", "calibration_frames", "calibration_sha256") if said.get(name)}
 
 

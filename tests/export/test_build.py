@@ -14,14 +14,16 @@ pytest.importorskip("torch")
 pytest.importorskip("openvino")
 pytest.importorskip("onnx")
 
+import onnx
 from onnx import TensorProto
 
 from fcn_edge.cli import main
-from fcn_edge.errors import GateError, UsageError
+from fcn_edge.errors import GateError, ModelError, UsageError
 from fcn_edge.export.build import build, sensitivity
 from fcn_edge.export.build_request import BuildRequest
 from fcn_edge.export.gate import GateRequest
 from fcn_edge.export.model_source import Quantisation, calibration_in
+from fcn_edge.export.quantize import CALIBRATION_KEY
 from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
@@ -168,6 +170,10 @@ def test_measured_ranges_of_an_int8_file_stay(model: Path, trained: Path, tmp_pa
     said = [calibration_in(Path(result.onnx)) for result in (first, second)]
     assert said[0] == said[1]
     assert said[0].method == "minmax"
+    onnx.helper.set_model_props(one, {entry.key: entry.value for entry in one.metadata_props} | {CALIBRATION_KEY: "{"})
+    (tmp_path / "cut.onnx").write_bytes(one.SerializeToString())
+    with pytest.raises(ModelError, match="says of its calibration is unreadable"):
+        build([tmp_path / "cut.onnx"], tmp_path / "c", keep)
 
 
 def test_a_gate_needs_the_fp32_file_itself(model: Path, trained: Path, tmp_path: Path) -> None:
