@@ -21,7 +21,7 @@ from rich.console import Console
 from ..errors import FcnEdgeError, UsageError
 from ..training.config import TrainConfig, dict_from_config
 from .ablations_table import BENCHMARK, Ablations, Line, Run, ablations_from_record, markdown_from_ablations
-from .record import machine_facts, write_record
+from .record import last_parts, machine_facts, write_record
 
 # Options that make no other line of the table: where a run lies, its seed, and what no result depends on.
 _ASIDE = ("data", "out", "seed", "device", "threads", "memory_gib", "val_every", "keep_every")
@@ -164,7 +164,7 @@ def _shown(name: str, value: Any) -> Any:
     """An option's value as a record may tell it: of a file, folder and name, but not where it lies."""
     if isinstance(value, tuple):
         return [_shown(name, each) for each in value]
-    return "/".join(Path(value).parts[-2:]) if name in _FILES and value else value
+    return last_parts(value) if name in _FILES else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -81,6 +81,11 @@ def write_record(path: Path, payload: Mapping[str, Any]) -> None:
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
         raise UsageError(f"{path} cannot be written ({reason}); give another place for the record") from exc
+
+
+def last_parts(path: str) -> str:
+    """Folder and name of a file: of which run it is, but not where on this machine it lies."""
+    return "/".join(PurePath(path).parts[-2:])
 
 
 def _cpu_model() -> str:

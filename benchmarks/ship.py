@@ -10,7 +10,7 @@ import datetime
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from ..errors import FcnEdgeError, UsageError
 from ..pixels import replaced, write_atomically
 from ..runtime import open_engine
 from .accuracy import evaluate
-from .record import machine_facts, write_record
+from .record import last_parts, machine_facts, write_record
 from .report import markdown_table
 
 MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
@@ -192,7 +192,7 @@ def _shortened(facts: dict[str, Any]) -> dict[str, Any]:
 def _tail(paths: Any) -> Any:
     if isinstance(paths, (list, tuple)):
         return [_tail(path) for path in paths]
-    return ",".join("/".join(PurePath(path).parts[-2:]) for path in paths.split(","))
+    return ",".join(map(last_parts, paths.split(",")))
 
 
 def _training(checkpoint: Path, facts: dict[str, Any], name: str) -> dict[str, Any]:
