@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import math
 
+import torch.fx
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .depthwise import DepthwiseConv2d, relu6
+
+torch.fx.wrap("relu6")
 
 # kernel, stride, expansion, width, depth of each stage before scaling; features leave where the next stride begins.
 _STAGES = (
@@ -42,7 +46,7 @@ class EfficientNetLiteBackbone(nn.Module):
 
     def __init__(self, width: float, depth: float) -> None:
         super().__init__()
-        self._conv_stem = _conv(3, _STEM, 3, stride=2)
+        self._conv_stem = nn.Conv2d(3, _STEM, 3, 2, 1, bias=False)
         self._bn0 = _norm(_STEM)
         self._blocks = nn.ModuleList()
         self._stride_after: dict[int, int] = {}
@@ -67,7 +71,7 @@ class EfficientNetLiteBackbone(nn.Module):
         Returns:
             ``{stride: [N, channels[stride], H / stride, W / stride]}``.
         """
-        maps = F.relu6(self._bn0(self._conv_stem(image)))
+        maps = relu6(self._bn0(self._conv_stem(image)))
         features = {}
         for index, block in enumerate(self._blocks):
             maps = block(maps)
@@ -86,21 +90,17 @@ class _Block(nn.Module):
         if self._expands:
             self._expand_conv = nn.Conv2d(wide_in, inner, 1, bias=False)
             self._bn0 = _norm(inner)
-        self._depthwise_conv = _conv(inner, inner, kernel, stride, groups=inner)
+        self._depthwise_conv = DepthwiseConv2d(inner, kernel, stride)
         self._bn1 = _norm(inner)
         self._project_conv = nn.Conv2d(inner, wide_out, 1, bias=False)
         self._bn2 = _norm(wide_out)
 
     def forward(self, maps: Tensor) -> Tensor:
         """``[N, wide_in, h, w]`` to ``[N, wide_out, h / stride, w / stride]``."""
-        inner = F.relu6(self._bn0(self._expand_conv(maps))) if self._expands else maps
-        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
+        inner = relu6(self._bn0(self._expand_conv(maps))) if self._expands else maps
+        inner = relu6(self._bn1(self._depthwise_conv(inner)))
         out: Tensor = self._bn2(self._project_conv(inner))
         return out + maps if self._adds else out
-
-
-def _conv(wide_in: int, wide_out: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(wide_in, wide_out, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 def _norm(width: int) -> nn.BatchNorm2d:
