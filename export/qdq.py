@@ -43,7 +43,7 @@ class Placement:
 def placement(model: ModelProto, keep: Collection[str] = ()) -> Placement:
     """Decide what is quantised: all convolutions but the first, those that make scores, and those kept out.
 
-    An addition is quantised where every convolution that feeds it is.
+    An addition is quantised where every convolution that feeds it is; a term that is resized before, as it was.
 
     Args:
         model: FP32, batch norms folded, as ``fcn-edge export`` writes it.
@@ -70,11 +70,19 @@ def placement(model: ModelProto, keep: Collection[str] = ()) -> Placement:
         if node.name in layers:
             tensors.append(node.input[0])
         elif node.op_type == "Add":
-            sources = [makers[name] for name in node.input if name in makers]
+            terms = [_unresized(name, makers) for name in node.input]
+            sources = [makers[name] for name in terms if name in makers]
             feeding = [source for source in sources if source.op_type == "Conv"]
             if len(sources) == 2 and feeding and all(source.name in layers for source in feeding):
-                tensors += node.input
+                tensors += terms
     return Placement(layers, tuple(name for name in names if name in kept), tuple(dict.fromkeys(tensors)))
+
+
+def _unresized(name: str, makers: Mapping[str, NodeProto]) -> str:
+    """The tensor that a tensor holds at another size: it is rounded where it is small, and copies need no more."""
+    while name in makers and makers[name].op_type == "Resize":
+        name = makers[name].input[0]
+    return name
 
 
 def places(model: ModelProto, where: Placement) -> dict[str, str]:

@@ -42,7 +42,7 @@ def convolved(conv: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def relu6(maps: Tensor) -> Tensor:
-    """``min(max(maps, 0), 6)``; a file that uses it says ``torch.fx.wrap("relu6")``, so that it is traced as a whole."""
+    """``min(max(maps, 0), 6)``; a file that uses it says ``torch.fx.wrap("relu6")``: it is traced as a whole."""
     if not _gains(maps):
         return F.relu6(maps)
     answer: Tensor = _ReLU6.apply(maps)  # type: ignore[no-untyped-call]
@@ -57,10 +57,10 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose gradients are computed in float32."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
         ctx.save_for_backward(maps, weight)
-        ctx.geometry = (stride, padding, dilation, groups)
-        return F.conv2d(maps, weight.to(maps.dtype), None, stride, padding, dilation, groups)
+        ctx.geometry = geometry  # stride, padding, dilation, groups
+        return F.conv2d(maps, weight.to(maps.dtype), None, *geometry)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from .efficientnet import EfficientNetLiteBackbone
 from .googlenet import GoogLeNetBackbone
 from .head import SkipHead
 from .resnet import Basic, Bottleneck, ResNetBackbone
+from .top_down import TopDown
 from .vgg import VGG16Backbone
 
 # ImageNet's statistics on the scale 0..255 and in BGR order, so that classifiers trained there transfer.
@@ -41,7 +42,7 @@ _BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "efficientnet-lite2": partial(EfficientNetLiteBackbone, 1.1, 1.2),
 }
 _FINEST_STRIDE = {"alexnet": 8}  # every other backbone has features from stride 4
-_NAME = re.compile(r"fcn(?P<head>\d+s)-(?P<backbone>.+)")
+_NAME = re.compile(r"fcn(?P<head>\d+s)-(?P<backbone>.+?)(?P<top_down>-fpn)?")
 
 
 class FCN(nn.Module):
@@ -110,6 +111,12 @@ class FCN(nn.Module):
         return logits
 
     @property
+    def bottom_up(self) -> nn.Module:
+        """The backbone without the top-down pathway that it may have: what a classifier's weights fit."""
+        found: nn.Module = getattr(self.backbone, "bottom_up", self.backbone)
+        return found
+
+    @property
     def kernels(self) -> list[Tensor]:
         """Kernels of the head, coarse to fine: ``[C, 1, 4, 4]`` and last ``[C, 1, 2s, 2s]``."""
         return list(self.skip_head.kernels)
@@ -127,7 +134,8 @@ def make_model(
     """A network with fresh weights.
 
     Args:
-        name: ``fcn{32s,16s,8s,4s}-{backbone}``; :func:`model_names` lists them.
+        name: ``fcn{32s,16s,8s,4s}-{backbone}``, or ``fcn{16s,8s,4s}-{backbone}-fpn`` with a top-down pathway;
+            :func:`model_names` lists them.
         num_classes: 1 to 256.
         mean: per channel BGR, scale 0..255.
         std: per channel BGR, scale 0..255.
@@ -144,7 +152,10 @@ def make_model(
         raise UsageError(f"{num_classes} classes asked for; expected 1 to {MAX_CLASSES}")
     if not 0 <= dropout < 1 or not 0 < bn_momentum <= 1:
         raise UsageError(f"dropout is {dropout}, bn momentum {bn_momentum}; expected 0 to <1 and >0 to 1")
-    model = FCN(name, _BACKBONES[match["backbone"]](), num_classes, _STRIDES[match["head"]], mean, std, dropout)
+    backbone, strides = _BACKBONES[match["backbone"]](), _STRIDES[match["head"]]
+    if match["top_down"]:
+        backbone = TopDown(backbone, strides[-1])
+    model = FCN(name, backbone, num_classes, strides, mean, std, dropout)
     _initialise(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -155,10 +166,11 @@ def make_model(
 def model_names() -> tuple[str, ...]:
     """Every name that :func:`make_model` knows."""
     return tuple(
-        f"fcn{head}-{backbone}"
+        f"fcn{head}-{backbone}{top_down}"
         for backbone in _BACKBONES
+        for top_down in ("", "-fpn")
         for head, strides in _STRIDES.items()
-        if strides[-1] >= _FINEST_STRIDE.get(backbone, 4)
+        if (32 if top_down else 64) > strides[-1] >= _FINEST_STRIDE.get(backbone, 4)
     )
 
 

@@ -51,6 +51,10 @@ def _pairs(graph: torch.fx.GraphModule) -> list[tuple[Any, Any]]:
 class _Tracer(torch.fx.Tracer):
     """Looks through every Sequential, since a slice of one is no submodule of the backbone and has no name."""
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one node of the graph: torch's own are, and every convolution."""
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

@@ -100,7 +100,7 @@ def imagenet_weights(backbone: str) -> Path:
         UsageError: if no package is known to hold such weights.
         MissingError: if the package is not installed.
     """
-    package = _PACKAGES.get(backbone)
+    package = _PACKAGES.get(backbone.removesuffix("-fpn"))
     if package is None:
         known = ", ".join(_PACKAGES)
         raise UsageError(
@@ -136,12 +136,12 @@ def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
         UsageError: if no classifier is known for the model's backbone.
         ModelError: if the file cannot be read, is no state dict, is a checkpoint of this package, or does not fit.
     """
-    backbone = model.name.split("-", 1)[1]
+    backbone = model.name.split("-", 1)[1].removesuffix("-fpn")
     if backbone not in _STEMS:
         known = ", ".join(_STEMS)
         raise UsageError(f"'{backbone}' has no classifier's weights to start from; the backbones that do are: {known}")
     found = _state_from_file(path)
-    target = model.backbone.state_dict()
+    target = model.bottom_up.state_dict()
     fitting = {name: _shaped(found[name], like) for name, like in target.items() if _fits(found.get(name), like)}
     if not any(name.endswith(".weight") for name in fitting):
         some = ", ".join(list(found)[:3])
@@ -149,7 +149,7 @@ def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
             f"{path} fits no part of {backbone} (it has {some}, ...); expected a classifier of that architecture"
         )
     _convert_stem(fitting, _STEMS[backbone], model)
-    model.backbone.load_state_dict(fitting, strict=False)
+    model.bottom_up.load_state_dict(fitting, strict=False)
     return LoadReport(
         loaded=tuple(fitting),
         missing=tuple(name for name in target if name not in fitting and not name.endswith(_COUNTER)),

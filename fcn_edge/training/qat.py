@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import FcnEdgeError
+from ..model.depthwise import convolved
 from ..model.fcn import FCN
 from ..model.folding import folded
 
@@ -185,8 +187,7 @@ class QuantisedConv(nn.Conv2d):
         integers = (self.weight.detach() / steps).round_().clamp_(-_LEVELS, _LEVELS)
         # The value is the rounded weight's, the gradient goes to the weight itself (straight-through estimator).
         weight = self.weight + (integers * steps - self.weight).detach()
-        answer: Tensor = self._conv_forward(maps, weight, self.bias)
-        return answer
+        return convolved(self, maps, weight, self.bias)
 
     def plain(self) -> nn.Conv2d:
         """The convolution without rounding, with the same parameters."""
@@ -270,15 +271,19 @@ def _rounded(graph: torch.fx.GraphModule) -> list[tuple[torch.fx.Node, str]]:
         if is_layer(node):
             found[node.args[0]] = None
         elif node.op == "call_function" and node.target is operator.add:
-            convs = [
-                source
-                for source in node.args
-                if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d)
-            ]
-            if convs and all(is_layer(source) for source in convs):
-                found.update(dict.fromkeys(node.args))
+            terms = [_unresized(term) for term in node.args]
+            convs = [term for term in terms if term.op == "call_module" and isinstance(modules[term.target], nn.Conv2d)]
+            if convs and all(is_layer(conv) for conv in convs):
+                found.update(dict.fromkeys(terms))
     places = []
     for node in found:
         readers = sorted(str(user.target) for user in node.users if is_layer(user))
         places.append((node, f"{readers[0]}:input" if readers else f"{node.target}:output"))
     return places
+
+
+def _unresized(node: torch.fx.Node) -> torch.fx.Node:
+    """The node whose values another one copies to another size, which is where a file rounds them."""
+    while node.op == "call_function" and node.target is F.interpolate:
+        (node,) = node.args  # the size is given by name
+    return node

@@ -34,7 +34,7 @@ def make_optimizer(model: FCN, config: TrainConfig, others: Iterable[nn.Paramete
         others: what is learned besides the network.
     """
     kernels = {id(kernel) for kernel in model.kernels}
-    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    backbone = {id(parameter) for parameter in model.bottom_up.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in (*model.parameters(), *others):
         if parameter.requires_grad:
@@ -67,8 +67,8 @@ def freeze(model: FCN, config: TrainConfig) -> None:
             module.eval()
             module.requires_grad_(False)
     if config.backbone_lr == 0:
-        model.backbone.requires_grad_(False)
-        model.backbone.eval()
+        model.bottom_up.requires_grad_(False)
+        model.bottom_up.eval()
     if config.kernel_lr == 0:
         for kernel in model.kernels:
             kernel.requires_grad_(False)

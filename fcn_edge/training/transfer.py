@@ -22,6 +22,7 @@ from .exported import state_from_onnx
 from .qat import is_quantised
 
 _BY_CLASS = ("score_convs.", "skip_head.kernels.")
+_BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     """The weights for a model of other classes, and of a larger edge network if it is one.
 
     Rows of scores and head kernels go to the class of the same name, upper and lower case aside; those of classes that
-    are new are the model's own.
+    are new are the model's own, and so are all of them where a top-down pathway is put on the backbone.
 
     Args:
         origin: the weights.
@@ -108,6 +109,8 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     own, before = model.state_dict(), [name.casefold() for name in origin.contract.class_names]
     rows = [(new, before.index(name.casefold())) for new, name in enumerate(class_names) if name.casefold() in before]
     state = dict(origin.state)
+    if model.name == f"{origin.contract.model}-fpn":
+        return _below_top_down(state)
     for name, value in origin.state.items():
         if name.startswith(_BY_CLASS):
             fits = name in own and own[name].shape[1:] == value.shape[1:]
@@ -118,6 +121,15 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     return grown_state(state, origin.contract.model, model) if grows(origin, model) else state
 
 
+def _below_top_down(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's weights where a top-down pathway stands on it; the scores were learned of other features."""
+    return {
+        f"backbone.bottom_up.{name.removeprefix(_BACKBONE)}": value
+        for name, value in state.items()
+        if name.startswith(_BACKBONE)
+    }
+
+
 def grows(origin: Origin, model: FCN) -> bool:
     """Whether the model is a larger edge network than that of the weights, into which they are grown."""
     return can_grow(origin.contract.model, model.name)
@@ -125,7 +137,7 @@ def grows(origin: Origin, model: FCN) -> bool:
 
 def summary(origin: Origin, model: FCN, class_names: Sequence[str], fresh: Collection[str]) -> str:
     """One line on what a model took of an origin, of the names in it that found nothing (``fresh``) and its classes."""
-    names = [name for name in model.state_dict() if name.startswith("backbone.")]
+    names = [name for name in model.state_dict() if name.startswith(_BACKBONE)]
     taken = sum(name not in fresh for name in names)
     share = "the backbone" if taken == len(names) else f"{taken} of {len(names)} tensors of the backbone"
     growth = f", grown into {model.name}," if grows(origin, model) else ""

