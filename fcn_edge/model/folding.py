@@ -35,6 +35,19 @@ def conv_norm_pairs(backbone: nn.Module) -> list[tuple[str, str]]:
     return [(conv.target, norm.target) for conv, norm in _pairs(traced(backbone))]
 
 
+def modules_before(backbone: nn.Module, stride: int) -> list[str]:
+    """Names of the modules that the features at a stride are made by, and so whatever is coarser."""
+    graph = traced(backbone).graph
+    (answer,) = next(node for node in graph.nodes if node.op == "output").args
+    waiting, found = [answer[stride]], dict[torch.fx.Node, None]()
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found[node] = None
+            waiting += node.all_input_nodes
+    return [node.target for node in graph.nodes if node in found and node.op == "call_module"]
+
+
 def _pairs(graph: torch.fx.GraphModule) -> list[tuple[Any, Any]]:
     """The graph's nodes of each convolution that only a batch norm reads, and of that batch norm."""
     modules = dict(graph.named_modules())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.fcn import FCN
+from ..model.folding import modules_before
 from .config import TrainConfig
 
 
@@ -66,6 +67,8 @@ def freeze(model: FCN, config: TrainConfig) -> None:
         if config.freeze_bn and isinstance(module, nn.BatchNorm2d):
             module.eval()
             module.requires_grad_(False)
+    for name in modules_before(model.bottom_up, config.freeze_to) if config.freeze_to else ():
+        model.bottom_up.get_submodule(name).eval().requires_grad_(False)
     if config.backbone_lr == 0:
         model.bottom_up.requires_grad_(False)
         model.bottom_up.eval()

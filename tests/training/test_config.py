@@ -56,6 +56,8 @@ def test_the_dictionary_of_a_configuration_gives_it_back() -> None:
         ("augment = 3", "augment"),
         ("distill = 11", "distill is 11.*; expected 0 to 10: use 10"),
         ("[augment]\ncutmix = 1.5", "augment.cutmix is 1.5"),
+        ("freeze_to = 2", "freeze_to is 2; expected a stride: 4, 8, 16, 32, or 0"),
+        ('freeze_to = 4\nqat = true\ninit = "a.pt"', "leave one of them out"),
         ("precise_bn = 4\nfreeze_bn = true", "the statistics that freeze_bn keeps"),
         ('precise_bn = 4\nqat = true\ninit = "x.pt"', "the statistics that qat keeps"),
         ("precise_bn = 4\nbackbone_lr = 0.0", "the statistics that backbone_lr 0 keeps"),

@@ -95,3 +95,20 @@ def test_kernels_that_are_kept_bilinear_are_left_out() -> None:
     freeze(model, config)
     learned = {id(p) for group in make_optimizer(model, config).param_groups for p in group["params"]}
     assert not any(id(kernel) in learned for kernel in model.kernels)
+
+
+@pytest.mark.parametrize("name", ["fcn4s-edge-n", "fcn4s-edge-n-fpn", "fcn8s-resnet18", "fcn8s-efficientnet-lite0"])
+def test_what_makes_the_features_of_a_stride_is_frozen(name: str) -> None:
+    model = make_model(name, 2)
+    freeze(model.train(), TrainConfig(freeze_to=4))
+    image = torch.rand(2, 3, 64, 64)
+    features = model.bottom_up(image)
+    assert {stride: maps.requires_grad for stride, maps in features.items()} == {4: False, 8: True, 16: True, 32: True}
+    state = {key: value.clone() for key, value in model.bottom_up.state_dict().items()}
+    features[32].sum().backward()
+    make_optimizer(model, TrainConfig(freeze_to=4)).step()
+    with torch.no_grad():
+        assert torch.equal(model.bottom_up(image)[4], features[4])  # weights and statistics are what they were
+    assert any(not torch.equal(value, state[key]) for key, value in model.bottom_up.state_dict().items())
+    freeze(model.train(), TrainConfig(freeze_to=4))  # as before each epoch
+    assert not model.bottom_up(image)[4].requires_grad
