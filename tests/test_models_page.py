@@ -23,7 +23,8 @@ ROWS = {
 
 
 def test_every_backbone_has_a_row() -> None:
-    assert set(ROWS) == {name for name in model_names() if name.startswith("fcn8s-")}
+    usual = {name for name in model_names() if name.startswith("fcn8s-")}
+    assert {name for name in usual if not name.endswith("-fpn")} < set(ROWS) < usual
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -46,6 +47,11 @@ def test_another_head_changes_the_cost_by_less_than_the_page_says() -> None:
         with torch.device("meta"):
             model = make_model(name, 11)
             usual = make_model(re.sub(r"fcn\d+s", "fcn8s", name), 11)
+        if name.endswith("-fpn"):
+            if usual.name in ROWS:
+                more = {16: -0.25, 8: 0, 4: 0.12}[model.strides[-1]]
+                assert count_gmacs(model, (360, 480)) - count_gmacs(usual, (360, 480)) == pytest.approx(more, abs=0.015)
+            continue
         assert count_params(model) == pytest.approx(count_params(usual), rel=0.05)
         assert count_gmacs(model, (360, 480)) == pytest.approx(count_gmacs(usual, (360, 480)), rel=0.05)
 
