@@ -99,7 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     fields = {name: fields[name] for name in Checkpoint.__dataclass_fields__}
     fields["contract"] = contract_from_dict(fields["contract"])
     try:
-        fields["config"] = config_from_dict(fields["config"])
+        fields["config"] = config_from_dict({"logit_adjustment": 0.0, **fields["config"]})  # older ones had none
     except (UsageError, TypeError, ValueError) as exc:
         raise ModelError(f"checkpoint {path} holds options that this release does not know: {exc}") from exc
     return Checkpoint(**fields)

@@ -30,6 +30,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch": (1, 4096),
     "lr": (1e-8, 10),
     "backbone_lr": (0, 10),
+    "logit_adjustment": (0, 1),
     "kernel_lr": (0, 10),
     "weight_decay": (0, 1),
     "warmup": (0, 0.9),
@@ -141,6 +142,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ema: decay of the averaged weights that are validated and exported; 0: none.
         loss: ``ce`` or ``ohem`` (online hard example mining).
         class_weights: ``none`` or ``enet``, 1 / ln(1.10 + share of the class's pixels).
+        logit_adjustment: share of the class weights' lead that is taken out of the answers again, 0 to 1, lest rare
+            classes are seen where there are none.
         lovasz: weight of the Lovasz-softmax loss beside it.
         aux: weight of the losses on the coarser sums of scores (FCN-32s and -16s inside FCN-8s).
         loss_every: the loss is taken on every n-th pixel of each direction, from a random one on: 1, 2 or 4.
@@ -194,6 +197,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ema: float = 0.999
     loss: Literal["ce", "ohem"] = "ce"
     class_weights: Literal["none", "enet"] = "enet"
+    logit_adjustment: float = 0.5
     lovasz: float = 0.0
     aux: float = 0.4
     loss_every: int = 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,11 @@ import torch
 
 from ..errors import ModelError, UsageError
 from ..model.fcn import FCN
+from .adjustment import change_of_lead, shift_logits
 from .checkpoint import Checkpoint, load_checkpoint, model_from_state
+from .config import TrainConfig
 from .data import TrainData
+from .losses import enet_weights
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,10 @@ class Teacher:
         return {"teacher": ",".join(map(str, self.paths)), "teacher_sha256": ",".join(self.sha256)}
 
 
-def open_teacher(paths: Sequence[Path], data: TrainData, device: torch.device) -> Teacher:
-    """The averaged models of checkpoints as a teacher.
+def open_teacher(config: TrainConfig, data: TrainData, device: torch.device) -> Teacher:
+    """The averaged models of the checkpoints that a run's options name as a teacher.
+
+    Where one's answers favour rare classes more or less than the run's shall, that is evened out.
 
     A teacher that was trained on other images than the run may have seen those that the run validates on, and hand that
     on; that is logged as a warning.
@@ -47,8 +51,9 @@ def open_teacher(paths: Sequence[Path], data: TrainData, device: torch.device) -
     Raises:
         ModelError: if a file is no checkpoint, or its classes are not those of the run, in their order.
     """
-    models = tuple(_open_network(path, data, device) for path in paths)
-    return Teacher(models, tuple(paths), tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths))
+    paths = tuple(Path(path) for path in config.teacher)
+    models = tuple(_open_network(path, config, data, device) for path in paths)
+    return Teacher(models, paths, tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths))
 
 
 def refuse_other_teacher(teacher: Teacher | None, saved: Checkpoint) -> None:
@@ -67,7 +72,7 @@ def refuse_other_teacher(teacher: Teacher | None, saved: Checkpoint) -> None:
         raise UsageError(f"{given} but the run was started {began}; {remedy} or start a new run in another folder")
 
 
-def _open_network(path: Path, data: TrainData, device: torch.device) -> FCN:
+def _open_network(path: Path, config: TrainConfig, data: TrainData, device: torch.device) -> FCN:
     checkpoint = load_checkpoint(path)
     own, wanted = checkpoint.contract.class_names, data.contract.class_names
     if own != wanted:
@@ -82,5 +87,6 @@ def _open_network(path: Path, data: TrainData, device: torch.device) -> FCN:
             path,
         )
     model = model_from_state(checkpoint.contract, checkpoint.ema, str(path)).to(device).requires_grad_(False)
+    shift_logits(model, change_of_lead(checkpoint.config, config, enet_weights(data.train.counts)))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

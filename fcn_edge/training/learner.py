@@ -15,6 +15,7 @@ from ..contract import Contract
 from ..errors import FcnEdgeError, ModelError
 from ..model.fcn import FCN, make_model
 from ..model.weights import LoadReport, load_classifier_weights
+from .adjustment import change_of_lead, logit_adjustment, shift_logits
 from .augment import augment_batch
 from .batches import ImageStore, RawBatch, iter_order
 from .checkpoint import Checkpoint, take_weights
@@ -73,7 +74,9 @@ class Learner:
         self.precision = choose_precision(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.steps, self.rate = 0, 0.0
-        self._weights = enet_weights(counts).to(device) if config.class_weights == "enet" else None
+        self._class_weights = enet_weights(counts).to(device)
+        self._weights = self._class_weights if config.class_weights == "enet" else None
+        self._adjustment = logit_adjustment(config, self._weights)
         share = counts.double() / counts.sum().clamp(min=1)
         self._rarity = torch.where(counts > 0, share.clamp(min=1e-6).rsqrt(), 0.0).float()
 
@@ -83,11 +86,22 @@ class Learner:
         freeze(self.model, self.config)
         self.optimizer = make_optimizer(self.model, self.config, self.hints.parameters() if self.hints else ())
 
-    def start_from(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        """Take the weights whose name and shape fit; returns the names taken and those that found nothing."""
-        taken = take_weights(self.model, state)
+    def start_from(self, state: dict[str, Tensor], config: TrainConfig | None = None) -> tuple[list[str], list[str]]:
+        """Take the weights whose name and shape fit.
+
+        Args:
+            state: weights by name.
+            config: of the run that they come from, if it had the same classes: what that run left of the class
+                weights' lead in its answers becomes what this one leaves.
+
+        Returns:
+            The names taken and those that found nothing.
+        """
+        taken, fresh = take_weights(self.model, state)
+        if config is not None and f"score_convs.{len(self.model.strides) - 1}.bias" in taken:
+            shift_logits(self.model, change_of_lead(config, self.config, self._class_weights))
         self.average = Average(self.model, self.config.ema)
-        return taken
+        return taken, fresh
 
     def start_from_classifier(self, path: Path) -> LoadReport:
         """Take a classifier's weights for the backbone; raises ModelError if the file does not hold them."""
@@ -233,6 +247,7 @@ class Learner:
             labels,
             loss=config.loss,
             weights=self._weights,
+            adjustment=self._adjustment,
             aux=config.aux,
             lovasz=config.lovasz,
             every=config.loss_every,

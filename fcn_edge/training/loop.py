@@ -126,7 +126,7 @@ def train(
     start = init_file(config.init, config.model) if saved is None and config.init else None
     origin = open_origin(config.init, start) if start else None
     config, data = open_data(_with_model(config, saved, origin), device)
-    teacher = open_teacher([Path(path) for path in config.teacher], data, device) if config.teacher else None
+    teacher = open_teacher(config, data, device) if config.teacher else None
     learner = Learner(config, data.contract, data.train.counts, device, teacher)
     history: list[dict[str, Any]] = []
     spent = 0.0
@@ -289,7 +289,8 @@ def _start_from(learner: Learner, origin: Origin, data: TrainData) -> None:
     names = data.contract.class_names
     if learner.config.qat:
         _require_same(origin, learner.contract)
-    taken, fresh = learner.start_from(fitted_state(origin, learner.model, names))
+    before = origin.config if origin.contract.class_names == names else None
+    taken, fresh = learner.start_from(fitted_state(origin, learner.model, names), before)
     if origin.is_folded:
         norms = [name.removesuffix(_MEAN) for name in taken if name.endswith(_MEAN)]
         learner.measure_norms(norms, _first_images(data))

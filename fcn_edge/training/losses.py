@@ -27,6 +27,7 @@ def segmentation_loss(
     *,
     loss: str = "ce",
     weights: Tensor | None = None,
+    adjustment: Tensor | None = None,
     aux: float = 0.0,
     lovasz: float = 0.0,
     every: int = 1,
@@ -48,6 +49,8 @@ def segmentation_loss(
         labels: int64 ``[N, H, W]``.
         loss: ``ce`` or ``ohem``.
         weights: float32 ``[C]``, one for each class; None: all 1.
+        adjustment: float32 ``[C]``, added to the logits that the labels are compared with (:mod:`.adjustment`); None:
+            nothing.
         aux: weight of the auxiliary losses.
         lovasz: weight of the Lovasz-softmax loss.
         every: n; half the finest stride at most is taken, the teachers' finest strides included.
@@ -59,14 +62,18 @@ def segmentation_loss(
     Returns:
         float32 scalar.
     """
-    criterion = ohem if loss == "ohem" else cross_entropy
+    plain = ohem if loss == "ohem" else cross_entropy
+
+    def criterion(logits: Tensor, chosen: Tensor) -> Tensor:
+        return plain(logits if adjustment is None else logits + adjustment.view(-1, 1, 1), chosen, weights)
+
     sums = _running_sums(scores, kernels)
     finest = kernels[-1].shape[-1] // 2
     # A stride of at least 2 must be left to each transposed convolution.
     every = min(every, finest // 2, *(others[-1].shape[-1] // 4 for _, others in teachers))
     origin = _draw_origin(every, generator)
     logits, chosen = _on_grid(sums[-1], kernels[-1], labels, every, origin)
-    value = criterion(logits, chosen, weights)
+    value = criterion(logits, chosen)
     if lovasz:
         step = 4 // every  # the loss sorts all pixels once for each class: a sixteenth of them is enough
         value = value + lovasz * lovasz_softmax(logits[..., ::step, ::step], chosen[..., ::step, ::step])
@@ -79,7 +86,7 @@ def segmentation_loss(
             kernel = bilinear_kernel(stride, maps.shape[1]).to(maps)
             step = min(_AUX_EVERY, stride // 2)
             logits, chosen = _on_grid(maps, kernel, labels, step, _draw_origin(step, generator))
-            value = value + aux * criterion(logits, chosen, weights)
+            value = value + aux * criterion(logits, chosen)
     return value
 
 

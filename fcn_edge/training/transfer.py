@@ -17,7 +17,7 @@ from ..model.grow import can_grow, grown_state
 from ..model.weights import imagenet_weights
 from ..shipped import shipped_models
 from .checkpoint import Checkpoint, load_checkpoint, model_from_state
-from .config import DEFAULT_MODEL
+from .config import DEFAULT_MODEL, TrainConfig
 from .exported import state_from_onnx
 from .qat import is_quantised
 
@@ -34,12 +34,14 @@ class Origin:
         contract: of the model that they are of; its classes are those of the scores.
         state: state dict of that model.
         is_folded: whether batch norm had been folded, so that its statistics in ``state`` are none of any image.
+        config: of the run that they come from; None where the file does not tell.
     """
 
     name: str
     contract: Contract
     state: dict[str, Tensor]
     is_folded: bool
+    config: TrainConfig | None = None
 
 
 def init_file(init: str, model: str) -> Path:
@@ -77,7 +79,7 @@ def open_origin(init: str, path: Path) -> Origin | None:
         checkpoint = load_checkpoint(path)
         _refuse_quantised(path, checkpoint)
         model = model_from_state(checkpoint.contract, checkpoint.ema, str(path))
-        origin = Origin(init, checkpoint.contract, model.state_dict(), is_folded=False)
+        origin = Origin(init, checkpoint.contract, model.state_dict(), is_folded=False, config=checkpoint.config)
     else:
         raise UsageError(
             f"init is '{init}'; expected a model that ships with this release ({', '.join(shipped_models())}), a file "

@@ -37,7 +37,7 @@ def taught(config: Make, tmp_path: Path) -> Path:
 
 def learner_for(options: TrainConfig) -> tuple[Learner, RawBatch]:
     options, data = open_data(options, CPU)
-    teacher = open_teacher([Path(path) for path in options.teacher], data, CPU) if options.teacher else None
+    teacher = open_teacher(options, data, CPU) if options.teacher else None
     learner = Learner(options, data.contract, data.train.counts, CPU, teacher)
     learner.train_mode()
     return learner, next(iter(data.train.batches([[0, 1, 2, 3]])))
@@ -56,8 +56,8 @@ def test_the_student_comes_to_answer_as_the_teacher_does(config: Make, taught: P
         return float((wanted.exp() * (wanted - own)).sum(1).mean())
 
     def load_teacher_model() -> torch.nn.Module:
-        _, data = open_data(config(model=DEFAULT_MODEL), CPU)
-        return open_teacher([taught], data, CPU).models[0]
+        options, data = open_data(config(model=DEFAULT_MODEL, teacher=str(taught)), CPU)
+        return open_teacher(options, data, CPU).models[0]
 
     assert distance(teacher=str(taught), distill=10.0) < 0.8 * distance()
 
