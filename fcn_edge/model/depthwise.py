@@ -33,7 +33,8 @@ class DepthwiseConv2d(nn.Conv2d):
 def convolved(conv: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a convolution makes of maps ``[N, C, h, w]`` with a weight and a bias that need not be its own."""
     if not _gains(maps) or not conv.groups == conv.in_channels == conv.out_channels:
-        return nn.Conv2d._conv_forward(conv, maps, weight, bias)
+        plain: Tensor = nn.Conv2d._conv_forward(conv, maps, weight, bias)
+        return plain
     if torch.is_autocast_enabled("cpu"):
         maps = maps.to(torch.get_autocast_dtype("cpu"))
     geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)

@@ -285,5 +285,5 @@ def _rounded(graph: torch.fx.GraphModule) -> list[tuple[torch.fx.Node, str]]:
 def _unresized(node: torch.fx.Node) -> torch.fx.Node:
     """The node whose values another one copies to another size, which is where a file rounds them."""
     while node.op == "call_function" and node.target is F.interpolate:
-        (node,) = node.args  # the size is given by name
+        (node,) = node.all_input_nodes[:1]  # behind it stand those that tell the size
     return node
