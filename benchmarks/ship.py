@@ -114,6 +114,7 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
     splits = " + ".join(config["splits"])
     is_lite = "-efficientnet-lite" in contract["model"]
     kind = "EfficientNet-Lite" if is_lite else "plain residual"
+    kind += " with a top-down pathway," if contract["model"].endswith("-fpn") else ""
     rows = [
         ["Architecture", f"`{contract['model']}`: {kind} FCN with score maps at strides {_listed(contract)}"],
         ["Params, GMACs", f"{facts['params'] / 1e6:.2f} M, {facts['gmacs']:.2f} at {height}x{width}"],

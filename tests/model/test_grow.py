@@ -11,7 +11,7 @@ from fcn_edge.model.fcn import make_model  # noqa: E402
 from fcn_edge.model.grow import can_grow, grown_state  # noqa: E402
 
 
-@pytest.mark.parametrize(("small", "large"), [("n", "s"), ("s", "m"), ("n", "m"), ("m", "t")])
+@pytest.mark.parametrize(("small", "large"), [("n", "s"), ("s", "m"), ("n", "m"), ("m", "t"), ("n-fpn", "s-fpn")])
 def test_grown_network_answers_as_the_small_one_did(lively_model, small, large) -> None:
     before = lively_model(f"fcn4s-edge-{small}", 5).eval()
     after = make_model(f"fcn4s-edge-{large}", 5)
@@ -53,6 +53,7 @@ def test_gradients_tell_new_channels_apart(lively_model) -> None:
         ("fcn4s-edge-s", "fcn4s-edge-n"),
         ("fcn8s-edge-n", "fcn4s-edge-s"),
         ("fcn4s-edge-n", "fcn4s-edge-n"),
+        ("fcn4s-edge-n", "fcn4s-edge-s-fpn"),
         ("fcn8s-resnet18", "fcn8s-resnet50"),
     ],
 )
