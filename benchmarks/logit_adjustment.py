@@ -1,0 +1,131 @@
+"""How much of the class weights' lead a network's answers should keep, on a sequence that it has not seen.
+
+Run as ``python -m fcn_edge.benchmarks.logit_adjustment``. One pass of a checkpoint over the sequence; for each share
+the lead is taken out of its logits afterwards, as if training had done it. Knows nothing about speed or INT8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from .. import metrics
+from ..dataset import Dataset, open_dataset, read_sample
+from ..errors import FcnEdgeError
+from .quantised import Trained, open_trained
+from .record import machine_facts, write_record
+from .report import markdown_table, progress_on_stderr
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def scores_by_share(trained: Trained, dataset: Dataset) -> list[dict[str, Any]]:
+    """Scores of a checkpoint for each share of :data:`SHARES` that its answers might have left out.
+
+    Args:
+        trained: learned with class weights, without the sequence.
+        dataset: opened with that sequence held out.
+
+    Returns:
+        For each share ``share``, ``miou``, ``pixel_accuracy``, ``per_class``, ``precision`` and ``recall`` (by class,
+        None where a class was not predicted or does not appear).
+    """
+    import torch
+
+    from ..training.batches import image_tensor
+    from ..training.checkpoint import load_checkpoint, model_from_state
+    from ..training.losses import enet_weights
+
+    checkpoint = load_checkpoint(trained.path)
+    model = model_from_state(checkpoint.contract, checkpoint.ema, str(trained.path))
+    weights = enet_weights(torch.from_numpy(_counts(dataset))).log().view(1, -1, 1, 1)
+    classes = len(dataset.class_names)
+    matrices = [np.zeros((classes, classes), np.int64) for _ in SHARES]
+    samples = dataset.samples("val")
+    with progress_on_stderr() as on_step, torch.inference_mode():
+        for done, sample in enumerate(samples, 1):
+            image, target = read_sample(dataset, sample)
+            logits = model(image_tensor([image], torch.device("cpu")))
+            for matrix, share in zip(matrices, SHARES, strict=True):
+                moved = logits + (checkpoint.config.logit_adjustment - share) * weights
+                labels = moved.argmax(1)[0].numpy().astype(np.uint8)
+                matrix += metrics.confusion(labels, target, classes, dataset.ignore_id)
+            on_step(trained.model, done, len(samples))
+    return [
+        {"share": share, **_scores(matrix, dataset.class_names)} for share, matrix in zip(SHARES, matrices, strict=True)
+    ]
+
+
+def markdown_from_record(payload: dict[str, Any]) -> str:
+    """A row for each checkpoint: mIoU (pixel accuracy) at each share."""
+    header = ["model", "epochs", *(f"{share:g}" for share in SHARES)]
+    rows = [
+        [run["model"], str(run["epochs"])]
+        + [f"{entry['miou']:.4f} ({100 * entry['pixel_accuracy']:.1f} %)" for entry in run["shares"]]
+        for run in payload["runs"]
+    ]
+    return markdown_table(header, rows)
+
+
+def _scores(matrix: np.ndarray[Any, np.dtype[np.int64]], names: Sequence[str]) -> dict[str, Any]:
+    hit, predicted, there = np.diag(matrix), matrix.sum(0), matrix.sum(1)
+    parts = {
+        "per_class": metrics.per_class_iou(matrix).tolist(),
+        "precision": [float(h / p) if p else float("nan") for h, p in zip(hit, predicted, strict=True)],
+        "recall": [float(h / t) if t else float("nan") for h, t in zip(hit, there, strict=True)],
+    }
+    by_name = {
+        part: {name: None if np.isnan(value) else round(value, 6) for name, value in zip(names, values, strict=True)}
+        for part, values in parts.items()
+    }
+    return {"miou": metrics.miou(matrix), "pixel_accuracy": metrics.pixel_accuracy(matrix), **by_name}
+
+
+def _counts(dataset: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Training pixels of each class."""
+    counts = np.zeros(256, np.int64)
+    for sample in dataset.samples("train"):
+        counts += np.bincount(read_sample(dataset, sample)[1].ravel(), minlength=256)
+    return counts[: len(dataset.class_names)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the record; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.logit_adjustment", description=__doc__)
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT", help=".pt, trained without the sequence")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--holdout", required=True, metavar="SEQUENCE")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.json")
+    args = parser.parse_args(arguments)
+    try:
+        runs = []
+        for path in args.checkpoints:
+            trained = open_trained(path, args.holdout)
+            dataset = open_dataset(args.data, trained.config["classes"], args.holdout)
+            shares = scores_by_share(trained, dataset)
+            learned = trained.config.get("logit_adjustment", 0.0)
+            runs.append({"model": trained.model, **trained.entry(), "learned_with": learned, "shares": shares})
+        payload = {
+            "benchmark": "logit_adjustment",
+            "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "machine": machine_facts(),
+            "data": {"name": args.data.resolve().name, "holdout": args.holdout},
+            "runs": runs,
+        }
+        write_record(args.out, payload)
+    except FcnEdgeError as exc:
+        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
+        return exc.exit_code
+    sys.stdout.write(markdown_from_record(payload) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,84 @@
+"""Shares of the class weights' lead: taken out of the logits as the loss would, and the trade that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fcn_edge import metrics, pixels, street  # noqa: E402
+from fcn_edge.benchmarks import logit_adjustment  # noqa: E402
+from fcn_edge.contract import Contract  # noqa: E402
+from fcn_edge.dataset import open_dataset, read_sample  # noqa: E402
+from fcn_edge.training.adjustment import shift_logits  # noqa: E402
+from fcn_edge.training.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
+from fcn_edge.training.config import TrainConfig  # noqa: E402
+from fcn_edge.training.losses import enet_weights  # noqa: E402
+
+SIZE_HW = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Drawn streets: six of sequence a, two of sequence b."""
+    root = tmp_path_factory.mktemp("sequences")
+    for number in range(8):
+        name = f"{'a' if number < 6 else 'b'}_{number:02d}.png"
+        image, labels = street.draw_street(number, 5.0, SIZE_HW)
+        pixels.write_png(root / "images" / "train" / name, image)
+        pixels.write_png(root / "masks" / "train" / name, labels)
+    (root / "classes.json").write_bytes(msgspec.json.encode({"names": street.CLASS_NAMES, "palette": street.PALETTE}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(lively_model, tmp_path_factory) -> Path:
+    model = lively_model("fcn8s-edge-n", len(street.CLASS_NAMES))
+    mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
+    names, palette = tuple(street.CLASS_NAMES), tuple(map(tuple, street.PALETTE))
+    contract = Contract(model.name, SIZE_HW, names, palette, mean, std, model.strides)
+    config = TrainConfig(model=model.name, holdout="b", logit_adjustment=0.25)
+    path, state = tmp_path_factory.mktemp("run") / "last.pt", model.state_dict()
+    save_checkpoint(path, Checkpoint(contract, config, model=state, ema=state))
+    return path
+
+
+def test_each_share_is_what_shifted_scores_answer(checkpoint: Path, data: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "record.json"
+    options = [str(checkpoint), "--data", str(data), "--holdout", "b", "-o", str(out)]
+    assert logit_adjustment.main(options) == 0
+    (run,) = msgspec.json.decode(out.read_bytes())["runs"]
+    assert [entry["share"] for entry in run["shares"]] == list(logit_adjustment.SHARES)
+    assert run["learned_with"] == 0.25
+    assert len({entry["miou"] for entry in run["shares"]}) > 1
+    dataset = open_dataset(data, (), "b")
+    classes = len(dataset.class_names)
+    counts = sum(
+        np.bincount(read_sample(dataset, sample)[1].ravel(), minlength=256)[:classes]
+        for sample in dataset.samples("train")
+    )
+    for entry in run["shares"]:
+        model, _ = model_from_checkpoint(checkpoint)
+        shift_logits(model, (0.25 - entry["share"]) * enet_weights(torch.from_numpy(counts)).log())
+        matrix = np.zeros((classes, classes), np.int64)
+        for sample in dataset.samples("val"):
+            image, target = read_sample(dataset, sample)
+            with torch.no_grad():
+                labels = model(torch.from_numpy(image).permute(2, 0, 1)[None]).argmax(1)[0].numpy()
+            matrix += metrics.confusion(labels, target, classes, dataset.ignore_id)
+        assert entry["miou"] == pytest.approx(metrics.miou(matrix), abs=0.01)  # an interpolation fades at the border
+        assert entry["pixel_accuracy"] == pytest.approx(metrics.pixel_accuracy(matrix), abs=0.01)
+    assert capsys.readouterr().out.count(" %)") == len(logit_adjustment.SHARES)
+
+
+def test_a_checkpoint_that_has_seen_the_sequence_is_refused(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    options = [str(checkpoint), "--data", str(data), "--holdout", "a", "-o", str(tmp_path / "record.json")]
+    assert logit_adjustment.main(options) == 2
+    assert "may have seen a" in capsys.readouterr().err
+    assert not (tmp_path / "record.json").exists()
