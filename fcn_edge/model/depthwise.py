@@ -1,8 +1,8 @@
 """Depthwise convolution and ReLU6 whose gradients a CPU computes fast; knows nothing about networks.
 
 In PyTorch 2.13 the gradients of a depthwise convolution in bfloat16 take a CPU five to ten times as long as in float32
-(weights of 5x5 kernels, inputs where the stride is 2), and that of ReLU6 several times as long as ReLU's. Answers and
-gradients are the usual ones; the former are as fast as they are.
+(weights of 5x5 kernels, inputs where the stride is 2), and that of ReLU6 several times as long as ReLU's. The answers
+are torch's own, and the gradients are torch's own in float32.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..errors import UsageError
+
 
 def folded(backbone: nn.Module) -> torch.fx.GraphModule:
     """A backbone in eval mode with each batch norm that follows a convolution folded into it; names are kept."""
@@ -36,9 +38,15 @@ def conv_norm_pairs(backbone: nn.Module) -> list[tuple[str, str]]:
 
 
 def modules_before(backbone: nn.Module, stride: int) -> list[str]:
-    """Names of the modules that the features at a stride are made by, and so whatever is coarser."""
+    """Names of the modules that the features at a stride are made by.
+
+    Raises:
+        UsageError: if the backbone has no features at that stride.
+    """
     graph = traced(backbone).graph
     (answer,) = next(node for node in graph.nodes if node.op == "output").args
+    if stride not in answer:
+        raise UsageError(f"the backbone has no features at stride {stride}; it has them at {sorted(answer)}: use one")
     waiting, found = [answer[stride]], dict[torch.fx.Node, None]()
     while waiting:
         node = waiting.pop()

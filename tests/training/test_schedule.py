@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fcn_edge.errors import UsageError
 from fcn_edge.model.fcn import make_model
 from fcn_edge.training.config import TrainConfig
 from fcn_edge.training.schedule import Average, freeze, make_optimizer, rate_factor, set_rate
@@ -112,3 +113,8 @@ def test_what_makes_the_features_of_a_stride_is_frozen(name: str) -> None:
     assert any(not torch.equal(value, state[key]) for key, value in model.bottom_up.state_dict().items())
     freeze(model.train(), TrainConfig(freeze_to=4))  # as before each epoch
     assert not model.bottom_up(image)[4].requires_grad
+
+
+def test_a_stride_without_features_cannot_be_frozen_to() -> None:
+    with pytest.raises(UsageError, match=r"no features at stride 4; it has them at \[8, 16, 32\]"):
+        freeze(make_model("fcn8s-alexnet", 2), TrainConfig(freeze_to=4))
