@@ -7,7 +7,7 @@ import importlib.util
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import __version__
 from .errors import MissingError
@@ -108,7 +108,7 @@ def _tensorrt() -> Finding:
     if not found:
         remedy = "on a Jetson it comes with JetPack 6 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
         return Finding("TensorRT", False, "GPU engines", remedy)
-    return _package(found[0], "GPU engines", "")
+    return replace(_package(found[0], f"GPU engines ({found[0]})", ""), name="TensorRT")
 
 
 def _power_mode() -> list[Finding]:

@@ -174,6 +174,18 @@ def test_doctor_shows_remedies_as_they_are_typed(capsys: pytest.CaptureFixture[s
     assert "fcn-edge[gpu]" in capsys.readouterr().out
 
 
+def test_doctor_calls_tensorrt_by_one_name(capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt_rtx").mkdir()
+    (tmp_path / "tensorrt_rtx" / "__init__.py").touch()  # doctor looks whether it is there, and imports nothing
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert call("doctor", "--json") == 0
+    findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["TensorRT"]["found"]
+    assert "(tensorrt_rtx)" in findings["TensorRT"]["detail"]
+    assert "tensorrt_rtx" not in findings
+
+
 @pytest.mark.usefixtures("without_gpu_packages")
 def test_doctor_names_a_remedy_for_each_gap(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("doctor", "--json") == 0
