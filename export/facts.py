@@ -154,6 +154,7 @@ def _count_gmacs(model: ModelProto, contract: Contract) -> float:
         padding.op_type = "Identity"
         del padding.input[1:]
         del padding.attribute[:]
+    _let_sums_follow_their_finer_term(model.graph)
     shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in onnx.shape_inference.infer_shapes(model).graph.value_info
@@ -169,6 +170,17 @@ def _count_gmacs(model: ModelProto, contract: Contract) -> float:
             for scores, kernel in zip(node.input[:half], node.input[half:], strict=True):
                 total += _size(shapes[scores]) * _size(list(tensors[kernel].dims)[2:])
     return total / 1e9
+
+
+def _let_sums_follow_their_finer_term(graph: GraphProto) -> None:
+    """What a top-down pathway adds has the size that its Resize computes: of the padded image, and not inferred."""
+    makers = _makers(graph)
+    for node in graph.node:
+        finer = [name for name in node.input if name not in makers or makers[name].op_type != "Resize"]
+        if node.op_type == "Add" and len(finer) == 1:
+            node.op_type = "Identity"
+            del node.input[:]
+            node.input.extend(finer)
 
 
 def _source(name: str, tensors: dict[str, TensorProto], makers: dict[str, NodeProto]) -> TensorProto | None:

@@ -17,7 +17,9 @@ torch = pytest.importorskip("torch")
 from fcn_edge.contract import dict_from_contract  # noqa: E402
 from fcn_edge.errors import ModelError, UsageError  # noqa: E402
 from fcn_edge.export.facts import facts_from_file  # noqa: E402
+from fcn_edge.export.qdq import placement  # noqa: E402
 from fcn_edge.export.to_onnx import onnx_from_model  # noqa: E402
+from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32  # noqa: E402
 from fcn_edge.model.fcn import count_gmacs, count_params  # noqa: E402
 from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
@@ -50,6 +52,19 @@ def test_onnx(tmp_path, exported) -> None:
     assert facts["opset"] == {"ai.onnx": 19, "fcn_edge": 1}
     assert facts["producer"].startswith("fcn_edge ")
     json.dumps(facts)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("size_hw", [(70, 99), (64, 96)])
+def test_gmacs_with_a_top_down_pathway(tmp_path, lively_model, contract_of, size_hw, precision) -> None:
+    model = lively_model("fcn4s-edge-n-fpn", 5)
+    proto = onnx_from_model(model, contract_of(model, size_hw))
+    if precision == "fp16":
+        proto = fp16_from_fp32(proto)
+    elif precision == "int8":
+        proto = int8_from_fp32(proto, dict.fromkeys(placement(proto).tensors, 0.05))
+    facts = facts_from_file(written(tmp_path / "m.onnx", proto))
+    assert facts["gmacs"] == pytest.approx(count_gmacs(model, size_hw), rel=1e-12)
 
 
 def test_mixed_precision_is_told_by_layer(tmp_path, exported) -> None:
