@@ -3,17 +3,31 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_edge import pixels
+from fcn_edge import pixels, street
 from fcn_edge.contract import METADATA_KEY, Contract, json_from_contract
 from fcn_edge.dataset import distinct_palette, open_dataset
 from fcn_edge.export.skip_head_onnx import skip_head_function, skip_head_node
 
 NAMES = ("road", "car", "sky", "tree")
 SIZE_HW = (32, 48)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Drawn streets: ten of sequence a, two of sequence b."""
+    root = tmp_path_factory.mktemp("sequences")
+    for number in range(12):
+        name = f"{'a' if number < 10 else 'b'}_{number:02d}.png"
+        image, labels = street.draw_street(number, 5.0, (64, 96))
+        pixels.write_png(root / "images" / "train" / name, image)
+        pixels.write_png(root / "masks" / "train" / name, labels)
+    (root / "classes.json").write_bytes(msgspec.json.encode({"names": street.CLASS_NAMES, "palette": street.PALETTE}))
+    return root
 
 
 @pytest.fixture(scope="session")

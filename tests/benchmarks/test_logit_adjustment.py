@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fcn_edge import metrics, pixels, street  # noqa: E402
+from fcn_edge import metrics, street  # noqa: E402
 from fcn_edge.benchmarks import logit_adjustment  # noqa: E402
 from fcn_edge.contract import Contract  # noqa: E402
 from fcn_edge.dataset import open_dataset, read_sample  # noqa: E402
@@ -20,19 +20,6 @@ from fcn_edge.training.config import TrainConfig  # noqa: E402
 from fcn_edge.training.losses import enet_weights  # noqa: E402
 
 SIZE_HW = (64, 96)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Drawn streets: six of sequence a, two of sequence b."""
-    root = tmp_path_factory.mktemp("sequences")
-    for number in range(8):
-        name = f"{'a' if number < 6 else 'b'}_{number:02d}.png"
-        image, labels = street.draw_street(number, 5.0, SIZE_HW)
-        pixels.write_png(root / "images" / "train" / name, image)
-        pixels.write_png(root / "masks" / "train" / name, labels)
-    (root / "classes.json").write_bytes(msgspec.json.encode({"names": street.CLASS_NAMES, "palette": street.PALETTE}))
-    return root
 
 
 @pytest.fixture(scope="module")

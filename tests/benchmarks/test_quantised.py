@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import msgspec
 import pytest
 
 pytest.importorskip("torch")
@@ -14,7 +13,7 @@ pytest.importorskip("openvino")
 
 import torch
 
-from fcn_edge import pixels, street
+from fcn_edge import street
 from fcn_edge.benchmarks import quantised
 from fcn_edge.benchmarks.quantised_table import markdown_from_record
 from fcn_edge.contract import Contract
@@ -28,19 +27,6 @@ from fcn_edge.training.qat import quantised as quantised_model
 
 SIZE_HW = (64, 96)
 HOLDOUT = "b"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Drawn streets: ten of sequence a, two of sequence b."""
-    root = tmp_path_factory.mktemp("sequences")
-    for number in range(12):
-        name = f"{'a' if number < 10 else 'b'}_{number:02d}.png"
-        image, labels = street.draw_street(number, 5.0, SIZE_HW)
-        pixels.write_png(root / "images" / "train" / name, image)
-        pixels.write_png(root / "masks" / "train" / name, labels)
-    (root / "classes.json").write_bytes(msgspec.json.encode({"names": street.CLASS_NAMES, "palette": street.PALETTE}))
-    return root
 
 
 @pytest.fixture(scope="module")
