@@ -39,22 +39,24 @@ def scores_by_share(trained: Trained, dataset: Dataset) -> list[dict[str, Any]]:
     """
     import torch
 
-    from ..training.batches import image_tensor
+    from ..training.batches import ImageStore, image_tensor
     from ..training.checkpoint import load_checkpoint, model_from_state
     from ..training.losses import enet_weights
 
     checkpoint = load_checkpoint(trained.path)
     model = model_from_state(checkpoint.contract, checkpoint.ema, str(trained.path))
-    weights = enet_weights(torch.from_numpy(_counts(dataset))).log().view(1, -1, 1, 1)
+    cpu, config = torch.device("cpu"), checkpoint.config
+    store = ImageStore(dataset, dataset.samples("train"), checkpoint.contract.size_hw, config.memory_gib, cpu)
+    weights = enet_weights(store.counts).log().view(1, -1, 1, 1)
     classes = len(dataset.class_names)
     matrices = [np.zeros((classes, classes), np.int64) for _ in SHARES]
     samples = dataset.samples("val")
     with progress_on_stderr() as on_step, torch.inference_mode():
         for done, sample in enumerate(samples, 1):
             image, target = read_sample(dataset, sample)
-            logits = model(image_tensor([image], torch.device("cpu")))
+            logits = model(image_tensor([image], cpu))
             for matrix, share in zip(matrices, SHARES, strict=True):
-                moved = logits + (checkpoint.config.logit_adjustment - share) * weights
+                moved = logits + (config.logit_adjustment - share) * weights
                 labels = moved.argmax(1)[0].numpy().astype(np.uint8)
                 matrix += metrics.confusion(labels, target, classes, dataset.ignore_id)
             on_step(trained.model, done, len(samples))
@@ -88,14 +90,6 @@ def _scores(matrix: np.ndarray[Any, np.dtype[np.int64]], names: Sequence[str]) -
     return {"miou": metrics.miou(matrix), "pixel_accuracy": metrics.pixel_accuracy(matrix), **by_name}
 
 
-def _counts(dataset: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Training pixels of each class."""
-    counts = np.zeros(256, np.int64)
-    for sample in dataset.samples("train"):
-        counts += np.bincount(read_sample(dataset, sample)[1].ravel(), minlength=256)
-    return counts[: len(dataset.class_names)]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the record; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.logit_adjustment", description=__doc__)
@@ -110,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trained = open_trained(path, args.holdout)
             dataset = open_dataset(args.data, trained.config["classes"], args.holdout)
             shares = scores_by_share(trained, dataset)
-            learned = trained.config.get("logit_adjustment", 0.0)
+            learned = trained.config["logit_adjustment"]
             runs.append({"model": trained.model, **trained.entry(), "learned_with": learned, "shares": shares})
         payload = {
             "benchmark": "logit_adjustment",

@@ -6,7 +6,6 @@ score features at strides 32, 16 and 8; the 4s variant goes one step on, for the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -42,7 +41,10 @@ _BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "efficientnet-lite2": partial(EfficientNetLiteBackbone, 1.1, 1.2),
 }
 _FINEST_STRIDE = {"alexnet": 8}  # every other backbone has features from stride 4
-_NAME = re.compile(r"fcn(?P<head>\d+s)-(?P<backbone>.+?)(?P<top_down>-fpn)?")
+TOP_DOWN = "-fpn"
+"""What a model's name ends in where a top-down pathway stands on its backbone."""
+BOTTOM_UP = "backbone.bottom_up."
+"""What the names of a backbone's weights begin with where a top-down pathway stands on it."""
 
 
 class FCN(nn.Module):
@@ -145,15 +147,15 @@ def make_model(
     Raises:
         UsageError: if the name is unknown or a number lies outside its range.
     """
-    match = _NAME.fullmatch(name)
-    if match is None or name not in model_names():
+    if name not in model_names():
         raise UsageError(f"model '{name}' is unknown; the models are: {', '.join(model_names())}")
     if not 1 <= num_classes <= MAX_CLASSES:
         raise UsageError(f"{num_classes} classes asked for; expected 1 to {MAX_CLASSES}")
     if not 0 <= dropout < 1 or not 0 < bn_momentum <= 1:
         raise UsageError(f"dropout is {dropout}, bn momentum {bn_momentum}; expected 0 to <1 and >0 to 1")
-    backbone, strides = _BACKBONES[match["backbone"]](), _STRIDES[match["head"]]
-    if match["top_down"]:
+    head, known_as, top_down = parts_of_name(name)
+    backbone, strides = _BACKBONES[known_as](), _STRIDES[head]
+    if top_down:
         backbone = TopDown(backbone, strides[-1])
     model = FCN(name, backbone, num_classes, strides, mean, std, dropout)
     _initialise(model)
@@ -168,10 +170,16 @@ def model_names() -> tuple[str, ...]:
     return tuple(
         f"fcn{head}-{backbone}{top_down}"
         for backbone in _BACKBONES
-        for top_down in ("", "-fpn")
+        for top_down in ("", TOP_DOWN)
         for head, strides in _STRIDES.items()
-        if (32 if top_down else 64) > strides[-1] >= _FINEST_STRIDE.get(backbone, 4)
+        if strides[-1] >= _FINEST_STRIDE.get(backbone, 4) and not (top_down and head == "32s")
     )
+
+
+def parts_of_name(name: str) -> tuple[str, str, bool]:
+    """Head, backbone and whether there is a top-down pathway: ``4s``, ``edge-n`` and True of ``fcn4s-edge-n-fpn``."""
+    head, _, backbone = name.removeprefix("fcn").partition("-")
+    return head, backbone.removesuffix(TOP_DOWN), backbone.endswith(TOP_DOWN)
 
 
 def count_params(model: nn.Module) -> int:

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .edge import EDGE, EdgeWidths
-from .fcn import FCN
+from .fcn import BOTTOM_UP, FCN, parts_of_name
 
 _STAGES = ("s4", "s8", "s16", "s32")
-_TOP_DOWN, _BELOW = "-fpn", "bottom_up."
 
 
 def can_grow(small: str, large: str) -> bool:
     """Whether a network of the first name can be grown into one of the second, such as ``fcn4s-edge-n``."""
-    (head, one, top_down), (other_head, other, other_top_down) = _parts(small), _parts(large)
+    (head, one, top_down), (other_head, other, other_top_down) = parts_of_name(small), parts_of_name(large)
     if (head, top_down) != (other_head, other_top_down) or one == other or one not in EDGE or other not in EDGE:
         return False
     return _blocks(EDGE[one], EDGE[other]) is not None and all(
@@ -48,7 +47,7 @@ def grown_state(small: Mapping[str, Tensor], small_name: str, large: FCN) -> dic
             f"{small_name} cannot be grown into {large.name}; expected edge networks with the same head, both with a "
             "top-down pathway or neither, the second at least as wide and deep in every stage: fcn4s-edge-n, -s, -m"
         )
-    blocks = _blocks(EDGE[_parts(small_name)[1]], EDGE[_parts(large.name)[1]]) or {}
+    blocks = _blocks(EDGE[parts_of_name(small_name)[1]], EDGE[parts_of_name(large.name)[1]]) or {}
     state = {name: value.clone() for name, value in large.state_dict().items()}
     for name, value in state.items():
         source = _source(name, blocks)
@@ -72,7 +71,7 @@ def _in_corner(large: Tensor, small: Tensor, name: str) -> Tensor:
 
 def _source(name: str, blocks: Mapping[str, str]) -> str | None:
     """Name in the small network of what fills a tensor of the large one; None for one of a new block."""
-    prefix = f"backbone.{_BELOW}" if name.startswith(f"backbone.{_BELOW}") else "backbone."
+    prefix = BOTTOM_UP if name.startswith(BOTTOM_UP) else "backbone."
     parts = name.removeprefix(prefix).split(".")
     if name.startswith(prefix) and parts[0] in _STAGES:
         block = blocks.get(f"{parts[0]}.{parts[1]}")
@@ -92,13 +91,6 @@ def _blocks(small: EdgeWidths, large: EdgeWidths) -> dict[str, str] | None:
         if index < len(wanted):
             return None
     return filled
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    """Head, backbone and ending of a model's name: ``fcn4s``, ``edge-n`` and ``-fpn`` or nothing."""
-    head, _, backbone = name.partition("-")
-    plain = backbone.removesuffix(_TOP_DOWN)
-    return head, plain, backbone[len(plain) :]
 
 
 def _widths(widths: EdgeWidths) -> tuple[int, ...]:

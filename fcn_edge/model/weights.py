@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingError, ModelError, UsageError
-from .fcn import FCN
+from .fcn import FCN, parts_of_name
 
 _Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 _IMAGENET: _Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -100,7 +100,7 @@ def imagenet_weights(backbone: str) -> Path:
         UsageError: if no package is known to hold such weights.
         MissingError: if the package is not installed.
     """
-    package = _PACKAGES.get(backbone.removesuffix("-fpn"))
+    package = _PACKAGES.get(backbone)
     if package is None:
         known = ", ".join(_PACKAGES)
         raise UsageError(
@@ -136,7 +136,7 @@ def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
         UsageError: if no classifier is known for the model's backbone.
         ModelError: if the file cannot be read, is no state dict, is a checkpoint of this package, or does not fit.
     """
-    backbone = model.name.split("-", 1)[1].removesuffix("-fpn")
+    _, backbone, _ = parts_of_name(model.name)
     if backbone not in _STEMS:
         known = ", ".join(_STEMS)
         raise UsageError(f"'{backbone}' has no classifier's weights to start from; the backbones that do are: {known}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..contract import Contract
 from ..errors import ModelError, UsageError
-from ..model.fcn import FCN, MEAN_BGR, STD_BGR
+from ..model.fcn import BOTTOM_UP, FCN, MEAN_BGR, STD_BGR, TOP_DOWN, parts_of_name
 from ..model.grow import can_grow, grown_state
 from ..model.weights import imagenet_weights
 from ..shipped import shipped_models
@@ -53,7 +53,7 @@ def init_file(init: str, model: str) -> Path:
     """
     if init == "imagenet":
         name = model or DEFAULT_MODEL
-        return imagenet_weights(name.partition("-")[2] or name)
+        return imagenet_weights(parts_of_name(name)[1] or name)
     return shipped_models().get(init) or Path(init)
 
 
@@ -111,7 +111,7 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     own, before = model.state_dict(), [name.casefold() for name in origin.contract.class_names]
     rows = [(new, before.index(name.casefold())) for new, name in enumerate(class_names) if name.casefold() in before]
     state = dict(origin.state)
-    if model.name == f"{origin.contract.model}-fpn":
+    if model.name == origin.contract.model + TOP_DOWN:
         return _below_top_down(state)
     for name, value in origin.state.items():
         if name.startswith(_BY_CLASS):
@@ -126,9 +126,7 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
 def _below_top_down(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The backbone's weights where a top-down pathway stands on it; the scores were learned of other features."""
     return {
-        f"backbone.bottom_up.{name.removeprefix(_BACKBONE)}": value
-        for name, value in state.items()
-        if name.startswith(_BACKBONE)
+        BOTTOM_UP + name.removeprefix(_BACKBONE): value for name, value in state.items() if name.startswith(_BACKBONE)
     }
 
 
