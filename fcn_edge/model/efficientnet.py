@@ -3,6 +3,8 @@
 Tan, Le, "EfficientNet", ICML 2019, in the form that Google made for edge devices: no squeeze-and-excitation, ReLU6 for
 swish, stem and last stage of a fixed size (tensorflow/tpu, ``efficientnet/lite``). Blocks are those of MobileNetV2
 (Sandler et al., CVPR 2018). Names of the weights are those of the package ``efficientnet_lite_pytorch``.
+
+The slim form has half the channels inside each block, where nearly all of the work and of the time is.
 """
 
 from __future__ import annotations
@@ -39,12 +41,13 @@ class EfficientNetLiteBackbone(nn.Module):
     Args:
         width: factor on the stages' widths, which are rounded to multiples of 8.
         depth: factor on the stages' depths, the first and the last excepted, rounded up.
+        is_slim: whether blocks expand to half of what EfficientNet's do.
 
     Attributes:
         channels: number of channels of the features at each stride.
     """
 
-    def __init__(self, width: float, depth: float) -> None:
+    def __init__(self, width: float, depth: float, is_slim: bool = False) -> None:
         super().__init__()
         self._conv_stem = nn.Conv2d(3, _STEM, 3, 2, 1, bias=False)
         self._bn0 = _norm(_STEM)
@@ -56,7 +59,8 @@ class EfficientNetLiteBackbone(nn.Module):
             wide_out = _scaled_width(base, width)
             ends = index in (0, len(_STAGES) - 1)
             for block in range(repeats if ends else math.ceil(repeats * depth)):
-                self._blocks.append(_Block(wide_in, wide_out, kernel, stride if block == 0 else 1, expansion))
+                inner = _slim_width(wide_in * expansion) if is_slim and expansion > 1 else wide_in * expansion
+                self._blocks.append(_Block(wide_in, inner, wide_out, kernel, stride if block == 0 else 1))
                 wide_in = wide_out
             if index in _STRIDE_AFTER:
                 self._stride_after[len(self._blocks) - 1] = _STRIDE_AFTER[index]
@@ -81,12 +85,11 @@ class EfficientNetLiteBackbone(nn.Module):
 
 
 class _Block(nn.Module):
-    """1x1 to ``expansion`` times the width, depthwise, 1x1 back without activation; plus the input where it fits."""
+    """1x1 to the inner width, depthwise, 1x1 back without activation; plus the input where it fits."""
 
-    def __init__(self, wide_in: int, wide_out: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(self, wide_in: int, inner: int, wide_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        inner = wide_in * expansion
-        self._expands, self._adds = expansion > 1, stride == 1 and wide_in == wide_out
+        self._expands, self._adds = inner > wide_in, stride == 1 and wide_in == wide_out
         if self._expands:
             self._expand_conv = nn.Conv2d(wide_in, inner, 1, bias=False)
             self._bn0 = _norm(inner)
@@ -105,6 +108,11 @@ class _Block(nn.Module):
 
 def _norm(width: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(width, eps=1e-3)
+
+
+def _slim_width(inner: int) -> int:
+    """Half, rounded up to the multiple of 16 that vector and matrix units take at once."""
+    return -(-inner // 32) * 16
 
 
 def _scaled_width(base: int, factor: float) -> int:

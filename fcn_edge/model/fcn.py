@@ -28,6 +28,8 @@ from .vgg import VGG16Backbone
 MEAN_BGR = (103.53, 116.28, 123.675)
 STD_BGR = (57.375, 57.12, 58.395)
 
+SLIM = "-slim"
+"""What a backbone's name ends in where half of the channels inside its blocks are left out."""
 _STRIDES = {"32s": (32,), "16s": (32, 16), "8s": (32, 16, 8), "4s": (32, 16, 8, 4)}
 _BACKBONES: dict[str, Callable[[], nn.Module]] = {
     **{name: partial(EdgeBackbone, widths) for name, widths in EDGE.items()},
@@ -36,9 +38,11 @@ _BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "googlenet": GoogLeNetBackbone,
     "resnet18": partial(ResNetBackbone, Basic, (2, 2, 2, 2)),
     "resnet50": partial(ResNetBackbone, Bottleneck, (3, 4, 6, 3)),
-    "efficientnet-lite0": partial(EfficientNetLiteBackbone, 1.0, 1.0),
-    "efficientnet-lite1": partial(EfficientNetLiteBackbone, 1.0, 1.1),
-    "efficientnet-lite2": partial(EfficientNetLiteBackbone, 1.1, 1.2),
+    **{
+        f"efficientnet-lite{number}{form}": partial(EfficientNetLiteBackbone, width, depth, is_slim=bool(form))
+        for number, (width, depth) in enumerate(((1.0, 1.0), (1.0, 1.1), (1.1, 1.2)))
+        for form in ("", SLIM)
+    },
 }
 _FINEST_STRIDE = {"alexnet": 8}  # every other backbone has features from stride 4
 TOP_DOWN = "-fpn"

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingError, ModelError, UsageError
-from .fcn import FCN, parts_of_name
+from .fcn import FCN, SLIM, parts_of_name
+from .shrink import shrunk_state
 
 _Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 _IMAGENET: _Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -94,13 +95,13 @@ def imagenet_weights(backbone: str) -> Path:
     """The file of a backbone's ImageNet weights in the package that holds them, which is not loaded.
 
     Args:
-        backbone: such as ``efficientnet-lite0``.
+        backbone: such as ``efficientnet-lite0``; one and its slim form have the same file.
 
     Raises:
         UsageError: if no package is known to hold such weights.
         MissingError: if the package is not installed.
     """
-    package = _PACKAGES.get(backbone)
+    package = _PACKAGES.get(backbone.removesuffix(SLIM))
     if package is None:
         known = ", ".join(_PACKAGES)
         raise UsageError(
@@ -122,7 +123,8 @@ def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
     """Give a model's backbone the weights of an image classifier, under the names that torchvision gives them.
 
     EfficientNet-Lite, which torchvision does not have, is named as in the package ``efficientnet_lite_pytorch``.
-    Takes what fits by name and shape. The hidden fully connected layers of VGG16 and AlexNet become convolutions. The
+    Takes what fits by name and shape; a slim backbone takes the channels that matter most
+    (:mod:`fcn_edge.model.shrink`). The hidden fully connected layers of VGG16 and AlexNet become convolutions. The
     first convolution is turned from RGB and the classifier's mean and std to BGR and the model's own, so the features
     are the classifier's (where the model's mean differs from the classifier's, all but those that see the padding).
     Nothing changes in the model if an error is raised.
@@ -136,12 +138,12 @@ def load_classifier_weights(model: FCN, path: Path) -> LoadReport:
         UsageError: if no classifier is known for the model's backbone.
         ModelError: if the file cannot be read, is no state dict, is a checkpoint of this package, or does not fit.
     """
-    _, backbone, _ = parts_of_name(model.name)
+    backbone = parts_of_name(model.name)[1].removesuffix(SLIM)
     if backbone not in _STEMS:
         known = ", ".join(_STEMS)
         raise UsageError(f"'{backbone}' has no classifier's weights to start from; the backbones that do are: {known}")
-    found = _state_from_file(path)
     target = model.bottom_up.state_dict()
+    found = shrunk_state(_state_from_file(path), target)
     fitting = {name: _shaped(found[name], like) for name, like in target.items() if _fits(found.get(name), like)}
     if not any(name.endswith(".weight") for name in fitting):
         some = ", ".join(list(found)[:3])

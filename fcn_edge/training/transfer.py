@@ -14,6 +14,7 @@ from ..contract import Contract
 from ..errors import ModelError, UsageError
 from ..model.fcn import BOTTOM_UP, FCN, MEAN_BGR, STD_BGR, TOP_DOWN, parts_of_name
 from ..model.grow import can_grow, grown_state
+from ..model.shrink import can_shrink, shrunk_state
 from ..model.weights import imagenet_weights
 from ..shipped import shipped_models
 from .checkpoint import Checkpoint, load_checkpoint, model_from_state
@@ -95,7 +96,7 @@ def open_origin(init: str, path: Path) -> Origin | None:
 
 
 def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict[str, Tensor]:
-    """The weights for a model of other classes, and of a larger edge network if it is one.
+    """The weights for a model of other classes, of a larger edge network or of a slim EfficientNet-Lite if it is one.
 
     Rows of scores and head kernels go to the class of the same name, upper and lower case aside; those of classes that
     are new are the model's own, and so are all of them where a top-down pathway is put on the backbone.
@@ -107,6 +108,9 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
 
     Returns:
         A state dict; :func:`fcn_edge.training.checkpoint.take_weights` takes of it what fits.
+
+    Raises:
+        UsageError: if a slim network shall begin with folded weights, which do not tell what a channel is worth.
     """
     own, before = model.state_dict(), [name.casefold() for name in origin.contract.class_names]
     rows = [(new, before.index(name.casefold())) for new, name in enumerate(class_names) if name.casefold() in before]
@@ -120,6 +124,13 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
             for new, old in rows:
                 fresh[new] = value[old]
             state[name] = fresh
+    if shrinks(origin, model):
+        if origin.is_folded:
+            raise UsageError(
+                f"{origin.name} is an exported file, which does not tell which channels matter; {model.name} can start "
+                f"from a checkpoint (.pt) of {origin.contract.model}, or from imagenet"
+            )
+        return shrunk_state(state, own)
     return grown_state(state, origin.contract.model, model) if grows(origin, model) else state
 
 
@@ -135,12 +146,18 @@ def grows(origin: Origin, model: FCN) -> bool:
     return can_grow(origin.contract.model, model.name)
 
 
+def shrinks(origin: Origin, model: FCN) -> bool:
+    """Whether the model is the slim form of the weights' network, which has room for half of their channels."""
+    return can_shrink(origin.contract.model, model.name)
+
+
 def summary(origin: Origin, model: FCN, class_names: Sequence[str], fresh: Collection[str]) -> str:
     """One line on what a model took of an origin, of the names in it that found nothing (``fresh``) and its classes."""
     names = [name for name in model.state_dict() if name.startswith(_BACKBONE)]
     taken = sum(name not in fresh for name in names)
     share = "the backbone" if taken == len(names) else f"{taken} of {len(names)} tensors of the backbone"
-    growth = f", grown into {model.name}," if grows(origin, model) else ""
+    change = "grown" if grows(origin, model) else "slimmed" if shrinks(origin, model) else ""
+    growth = f", {change} into {model.name}," if change else ""
     before = {name.casefold() for name in origin.contract.class_names}
     has_scores = any(name.startswith("score_convs.") and name not in fresh for name in model.state_dict())
     kept = [name for name in class_names if has_scores and name.casefold() in before]

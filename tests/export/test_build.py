@@ -117,7 +117,7 @@ def test_contradictions(model: Path, tmp_path: Path, request_: BuildRequest, wor
 
 def test_an_int8_file_is_a_source_for_others(tmp_path: Path) -> None:
     """A model that ships is INT8: it becomes FP16 or FP32, or INT8 with layers kept out, without its checkpoint."""
-    kept = Quantisation(keep=("backbone.bottom_up.s16.*",))
+    kept = Quantisation(keep=("backbone.steps.s16.*",))
     request = BuildRequest(precisions=("fp32", "fp16", "int8"), quantisation=kept)
     results = build(["camvid-n"], tmp_path, request)
     loaded = [load_onnx(Path(result.onnx)) for result in results]
@@ -133,7 +133,7 @@ def test_an_int8_file_is_a_source_for_others(tmp_path: Path) -> None:
         for tensor in load_onnx(shipped_models()["camvid-n"]).graph.initializer
         if tensor.data_type == TensorProto.INT8
     }
-    assert whole - integers[2] == {name for name in whole if name.startswith("backbone.bottom_up.s16.")}
+    assert whole - integers[2] == {name for name in whole if name.startswith("backbone.steps.s16.")}
     frame = np.random.default_rng(0).integers(0, 256, (*shipped.size_hw, 3), np.uint8)
     labels = []
     for model in ("camvid-n", *(result.onnx for result in results)):
@@ -148,10 +148,10 @@ def test_what_an_int8_file_cannot_become(tmp_path: Path) -> None:
     (as_it_is,) = build(["camvid-n"], out, BuildRequest())
     assert Path(as_it_is.onnx).read_bytes()[:1000] == shipped_models()["camvid-n"].read_bytes()[:1000]
     with pytest.raises(UsageError, match=r"camvid-n-int8-360x480\.onnx would be made of itself; choose another folder"):
-        build([as_it_is.onnx], out, BuildRequest(quantisation=Quantisation(keep=("backbone.bottom_up.s16.*",))))
+        build([as_it_is.onnx], out, BuildRequest(quantisation=Quantisation(keep=("backbone.steps.s16.*",))))
     with pytest.raises(UsageError, match="no layer is called 'neck'"):
         build(["camvid-n"], out, BuildRequest(quantisation=Quantisation(keep=("neck",))))
-    measured = BuildRequest(quantisation=Quantisation(keep=("backbone.bottom_up.s16.*",), method="minmax"))
+    measured = BuildRequest(quantisation=Quantisation(keep=("backbone.steps.s16.*",), method="minmax"))
     with pytest.raises(UsageError, match="--calib"):
         build(["camvid-n"], tmp_path / "measured", measured)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,23 @@ def test_a_backbone_fits_below_a_top_down_pathway(source: FCN, files: dict[str, 
     said = summary(origin, model, origin.contract.class_names, fresh)
     assert said.startswith("took 126 of 186 tensors of the backbone and the scores of no class")
     assert not any(conv.weight.any() for conv in model.score_convs)  # theirs were of other features
+
+
+def test_a_slim_network_starts_from_a_checkpoint_of_the_whole_one_only(
+    lively_model: Callable[[str, int], FCN],
+    contract_of,  # type: ignore[no-untyped-def]
+) -> None:
+    whole, slim = lively_model("fcn8s-efficientnet-lite0", 5), make_model("fcn8s-efficientnet-lite0-slim", 5)
+    origin = Origin("whole.pt", contract_of(whole, SIZE), whole.state_dict(), is_folded=False)
+    names = origin.contract.class_names
+    _, fresh = take_weights(slim, fitted_state(origin, slim, names))
+    assert summary(origin, slim, names, fresh).startswith(
+        "took the backbone, slimmed into fcn8s-efficientnet-lite0-slim, and all scores from whole.pt"
+    )
+    with pytest.raises(
+        UsageError, match=r"whole.onnx is an exported file, .*-slim can start from a checkpoint \(\.pt\)"
+    ):
+        fitted_state(replace(origin, name="whole.onnx", is_folded=True), slim, names)
 
 
 def test_a_run_starts_from_an_installed_classifier(config: Make, caplog: pytest.LogCaptureFixture) -> None:
