@@ -114,6 +114,7 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
     splits = " + ".join(config["splits"])
     is_lite = "-efficientnet-lite" in contract["model"]
     kind = "EfficientNet-Lite" if is_lite else "plain residual"
+    kind = f"slim {kind}" if "-slim" in contract["model"] else kind
     kind += " with a top-down pathway," if contract["model"].endswith("-fpn") else ""
     rows = [
         ["Architecture", f"`{contract['model']}`: {kind} FCN with score maps at strides {_listed(contract)}"],
