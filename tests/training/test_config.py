@@ -71,6 +71,16 @@ def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, text: str, wo
         config_from_toml(path)
 
 
+def test_what_is_fine_tuned_for_int8_teaches_itself(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('qat = true\ninit = "a.pt"')
+    assert config_from_toml(path).teacher == ("a.pt",)
+    assert config_from_toml(path, {"teacher": "big.pt"}).teacher == ("big.pt",)
+    assert config_from_toml(path, {"teacher": ""}).teacher == ()
+    assert config_from_toml(path, {"qat": False}).teacher == ()
+    assert config_from_toml(path, {"init": "camvid-n"}).teacher == ()
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read as TOML"):
         config_from_toml(tmp_path / "none.toml")
