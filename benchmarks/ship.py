@@ -45,7 +45,7 @@ def ship(
         quantised: record of :mod:`.quantised` with the same network, trained without the sequence that judges it.
         commit: of the code that trained it.
         story: how the weights came about, a sentence or two for the card.
-        before: where the checkpoint is of quantisation-aware training, the one that it fine-tuned.
+        before: the checkpoint that its run went on from, which quantisation-aware training fine-tuned if it was that.
 
     Returns:
         The record.
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantised", type=Path, required=True, metavar="FILE.json", help="record that judges it")
     parser.add_argument("--commit", required=True, help="of the code that trained it")
     parser.add_argument("--story", required=True, help="how the weights came about, for the card")
-    parser.add_argument("--before", type=Path, metavar="CKPT", help="what quantisation-aware training fine-tuned")
+    parser.add_argument("--before", type=Path, metavar="CKPT", help="what its run went on from")
     args = parser.parse_args(arguments)
     try:
         record = ship(args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story, args.before)
