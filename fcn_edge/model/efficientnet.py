@@ -59,7 +59,9 @@ class EfficientNetLiteBackbone(nn.Module):
             wide_out = _scaled_width(base, width)
             ends = index in (0, len(_STAGES) - 1)
             for block in range(repeats if ends else math.ceil(repeats * depth)):
-                inner = _slim_width(wide_in * expansion) if is_slim and expansion > 1 else wide_in * expansion
+                inner = wide_in * expansion
+                if is_slim and expansion > 1:
+                    inner = _slim_width(inner)
                 self._blocks.append(_Block(wide_in, inner, wide_out, kernel, stride if block == 0 else 1))
                 wide_in = wide_out
             if index in _STRIDE_AFTER:
