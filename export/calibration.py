@@ -1,4 +1,4 @@
-"""Ranges of activations from real frames: histograms, and the methods that choose a range; knows nothing about graphs.
+"""What real frames tell of activations: ranges by histograms, means of channels; knows nothing about graphs.
 
 A range is the largest magnitude that int8 still tells apart; what lies beyond is clipped. Ranges are symmetric, so
 histograms are of magnitudes.
@@ -57,11 +57,11 @@ def histogram_of(values: NDArray[np.floating], before: Histogram | None = None) 
     return Histogram(counts + fresh, width, largest)
 
 
-def scales_from(histograms: Mapping[str, Histogram], method: str) -> dict[str, float]:
+def scales_from(seen: Mapping[str, Seen], method: str) -> dict[str, float]:
     """One step of int8 for each tensor, by one of :data:`METHODS`."""
     choose = METHODS[method]
     # Zeros are exact in every range, so a tensor that was never anything else may have any.
-    return {name: (choose(histogram) or 1.0) / LEVELS for name, histogram in histograms.items()}
+    return {name: (choose(each.histogram) or 1.0) / LEVELS for name, each in seen.items()}
 
 
 def minmax_range(histogram: Histogram) -> float:
@@ -140,10 +140,32 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 }
 
 
-def histograms_from(batches: Iterable[Mapping[str, NDArray[np.floating]]]) -> dict[str, Histogram]:
-    """Histograms of named tensors over frames that come one by one; none of them is kept."""
-    found: dict[str, Histogram] = {}
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What frames told of an activation.
+
+    Attributes:
+        histogram: of its magnitudes.
+        means: float64 ``[C]``, of each channel.
+        frames: how many.
+    """
+
+    histogram: Histogram
+    means: NDArray[np.float64]
+    frames: int
+
+
+def seen_from(batches: Iterable[Mapping[str, NDArray[np.floating]]]) -> dict[str, Seen]:
+    """What named tensors ``[1, C, h, w]`` hold over frames that come one by one; none of them is kept.
+
+    Raises:
+        ModelError: if a value is not finite.
+    """
+    found: dict[str, Seen] = {}
     for batch in batches:
         for name, values in batch.items():
-            found[name] = histogram_of(values, found.get(name))
+            before = found.get(name)
+            histogram = histogram_of(values, before.histogram if before else None)
+            means, frames = values.mean((0, 2, 3), dtype=np.float64), before.frames + 1 if before else 1
+            found[name] = Seen(histogram, before.means + (means - before.means) / frames if before else means, frames)
     return found

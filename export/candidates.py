@@ -16,7 +16,7 @@ from ..errors import MissingError, ModelError
 from ..pixels import Image, Labels
 from ..runtime import open_engine
 from ..runtime.onnx_file import split_onnx
-from .calibration import METHODS, Histogram, histograms_from, scales_from
+from .calibration import METHODS, Seen, scales_from, seen_from
 from .calibration_frames import CalibrationFrames, read_frames
 from .qdq import placement
 from .typed import int8_from_fp32
@@ -36,14 +36,14 @@ class Calibrated:
         model: the model.
         frames: the frames.
         reference: the model's labels of the held-out frames, uint8 ``[H, W]`` each, in the CPU engine.
-        histograms: of each activation that may be quantised; empty where nobody asked.
+        seen: what the other frames told of each activation that may be quantised; empty where nobody asked.
         threads: of the CPU engine; None: one for each physical core.
     """
 
     model: ModelProto
     frames: CalibrationFrames
     reference: tuple[Labels, ...]
-    histograms: Mapping[str, Histogram]
+    seen: Mapping[str, Seen]
     threads: int | None
 
     def agreement(self, typed: ModelProto) -> float:
@@ -52,8 +52,9 @@ class Calibrated:
         return float(np.mean([np.mean(one == other) for one, other in zip(labels, self.reference, strict=True)]))
 
     def int8(self, method: str, keep: Sequence[str] = ()) -> ModelProto:
-        """The candidate whose ranges a method chooses."""
-        return int8_from_fp32(self.model, scales_from(self.histograms, method), keep)
+        """The candidate whose ranges a method chooses; its biases are corrected."""
+        means = {name: each.means for name, each in self.seen.items()}
+        return int8_from_fp32(self.model, scales_from(self.seen, method), keep, means)
 
 
 def calibrated(
@@ -74,10 +75,10 @@ def calibrated(
     """
     model, size_hw = load_fp32(model_fp32)
     frames = read_frames(calib, size_hw, max_frames)
-    histograms: dict[str, Histogram] = {}
+    seen: dict[str, Seen] = {}
     if with_ranges:
-        histograms = histograms_from(_activations(model, placement(model).tensors, frames.calibrate, on_progress))
-    return Calibrated(model, frames, labels_of(model, frames.held_out, threads), histograms, threads)
+        seen = seen_from(_activations(model, placement(model).tensors, frames.calibrate, on_progress))
+    return Calibrated(model, frames, labels_of(model, frames.held_out, threads), seen, threads)
 
 
 def best_method(

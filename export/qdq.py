@@ -158,6 +158,13 @@ def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array([rounded_to_half(value / LEVELS) for value in largest], np.float32)
 
 
+def rounded_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a layer's weight ``[out, ...]`` is once its integers are multiplied by their steps."""
+    steps = weight_scales(weight)
+    rounded: NDArray[np.float32] = _integers(weight, steps) * steps.reshape(-1, *[1] * (weight.ndim - 1))
+    return rounded
+
+
 def _integers(weight: NDArray[np.float32], steps: NDArray[np.float32]) -> NDArray[np.int8]:
     shape = (-1, *[1] * (weight.ndim - 1))
     integers: NDArray[np.int8] = np.clip(np.rint(weight / steps.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)

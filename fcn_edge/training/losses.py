@@ -28,6 +28,7 @@ def segmentation_loss(
     loss: str = "ce",
     weights: Tensor | None = None,
     adjustment: Tensor | None = None,
+    label_weight: float = 1.0,
     aux: float = 0.0,
     lovasz: float = 0.0,
     every: int = 1,
@@ -51,6 +52,7 @@ def segmentation_loss(
         weights: float32 ``[C]``, one for each class; None: all 1.
         adjustment: float32 ``[C]``, added to the logits that the labels are compared with (:mod:`.adjustment`); None:
             nothing.
+        label_weight: weight of what the labels say, the auxiliary and the Lovasz-softmax loss included.
         aux: weight of the auxiliary losses.
         lovasz: weight of the Lovasz-softmax loss.
         every: n; half the finest stride at most is taken, the teachers' finest strides included.
@@ -73,20 +75,21 @@ def segmentation_loss(
     every = min(every, finest // 2, *(others[-1].shape[-1] // 4 for _, others in teachers))
     origin = _draw_origin(every, generator)
     logits, chosen = _on_grid(sums[-1], kernels[-1], labels, every, origin)
-    value = criterion(logits, chosen)
-    if lovasz:
-        step = 4 // every  # the loss sorts all pixels once for each class: a sixteenth of them is enough
-        value = value + lovasz * lovasz_softmax(logits[..., ::step, ::step], chosen[..., ::step, ::step])
-    if teachers and distill:
-        answers = [_on_grid(_running_sums(*other)[-1], other[1][-1], labels, every, origin)[0] for other in teachers]
-        value = value + distill * distillation_loss(logits, answers, temperature)
-    if aux:
-        for index, maps in enumerate(sums[:-1]):
+    value = logits.new_zeros(())
+    if label_weight:
+        value = criterion(logits, chosen)
+        if lovasz:
+            step = 4 // every  # the loss sorts all pixels once for each class: a sixteenth of them is enough
+            value = value + lovasz * lovasz_softmax(logits[..., ::step, ::step], chosen[..., ::step, ::step])
+        for index, maps in enumerate(sums[:-1] if aux else ()):
             stride = finest * 2 ** (len(sums) - 1 - index)
             kernel = bilinear_kernel(stride, maps.shape[1]).to(maps)
             step = min(_AUX_EVERY, stride // 2)
-            logits, chosen = _on_grid(maps, kernel, labels, step, _draw_origin(step, generator))
-            value = value + aux * criterion(logits, chosen)
+            value = value + aux * criterion(*_on_grid(maps, kernel, labels, step, _draw_origin(step, generator)))
+        value = label_weight * value
+    if teachers and distill:
+        answers = [_on_grid(_running_sums(*other)[-1], other[1][-1], labels, every, origin)[0] for other in teachers]
+        value = value + distill * distillation_loss(logits, answers, temperature)
     return value
 
 

@@ -4,7 +4,8 @@ Rounding stands exactly where :mod:`fcn_edge.export.qdq` puts QuantizeLinear and
 convolution but the first and those that make scores, on both inputs of an addition that such convolutions feed, and on
 these convolutions' weights. Steps of activations are learned (Esser et al., "Learned Step Size Quantization", ICLR
 2020); that of a weight is its channel's largest value divided by 127, as in the file. Batch norm is folded first and
-stays so (Jacob et al., CVPR 2018, with statistics frozen).
+stays so (Jacob et al., CVPR 2018, with statistics frozen); weights are then learned in units of their channel's
+largest.
 """
 
 from __future__ import annotations
@@ -139,6 +140,35 @@ def measure_steps(model: FCN, images: Iterable[Tensor]) -> None:
         module.set_step(_least_error(values, max(largest[place], 1e-4)))
 
 
+@torch.no_grad()
+def correct_biases(model: FCN, images: Iterable[Tensor]) -> None:
+    """Take what the rounding of weights adds to a convolution's mean output out of its bias.
+
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, as
+    :mod:`fcn_edge.export.bias_correction` does for what is calibrated.
+
+    Args:
+        model: as :func:`quantised` makes it; its biases are changed.
+        images: as for :func:`measure_steps`.
+    """
+    layers = {name: module for name, module in model.backbone.named_modules() if isinstance(module, QuantisedConv)}
+    plain = unquantised(model).eval()
+    means: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def observe(name: str) -> Any:
+        return lambda _, inputs: means[name].append(inputs[0].float().mean((0, 2, 3)))
+
+    for name in layers:
+        plain.backbone.get_submodule(name).register_forward_pre_hook(observe(name))
+    for batch in images:
+        plain.features(batch)
+    for name, conv in layers.items():
+        seen = torch.stack(means[name]).mean(0).view(conv.groups, 1, -1)
+        summed = conv.rounding_error().sum((2, 3)).view(conv.groups, conv.out_channels // conv.groups, -1)
+        assert conv.bias is not None  # for the type checker: batch norm is folded into it
+        conv.bias.sub_((summed * seen).sum(2).flatten())
+
+
 def _place_of(name: str) -> str:
     """The place of the quantiser of this name; a module's name holds no dots."""
     return f"backbone.{name.replace('/', '.')}"
@@ -174,25 +204,39 @@ class Quantiser(nn.Module):
 
 
 class QuantisedConv(nn.Conv2d):
-    """A convolution whose weights are rounded to int8 steps, one step for each output channel."""
+    """A convolution whose weights are rounded to int8 steps, one step for each output channel.
+
+    Its parameter ``weight`` is in units of the channel's largest weight at the start. Adam moves every weight by the
+    learning rate, and with batch norm folded in, channels differ by a factor of a thousand: the same rate would wear
+    small ones away and hardly move large ones.
+
+    Attributes:
+        unit: float32 ``[out, 1, 1, 1]``, what ``weight`` is multiplied by; it is not learned.
+    """
+
+    unit: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(**_geometry(conv), device="meta")
-        self.weight, self.bias = conv.weight, conv.bias
+        largest = conv.weight.detach().abs().amax((1, 2, 3), keepdim=True)
+        self.register_buffer("unit", torch.where(largest > 0, largest, torch.ones_like(largest)))
+        self.weight, self.bias = nn.Parameter(conv.weight.detach() / self.unit), conv.bias
 
     def forward(self, maps: Tensor) -> Tensor:
         """As a convolution."""
-        steps = self.weight.detach().abs().amax((1, 2, 3), keepdim=True) / _LEVELS
-        steps = _in_half(steps)
-        integers = (self.weight.detach() / steps).round_().clamp_(-_LEVELS, _LEVELS)
         # The value is the rounded weight's, the gradient goes to the weight itself (straight-through estimator).
-        weight = self.weight + (integers * steps - self.weight).detach()
-        return convolved(self, maps, weight, self.bias)
+        return convolved(self, maps, self.weight * self.unit + self.rounding_error(), self.bias)
+
+    def rounding_error(self) -> Tensor:
+        """What rounding adds to the convolution's weights, float32 of their shape, without a gradient."""
+        exact = self.weight.detach() * self.unit
+        steps = _in_half(exact.abs().amax((1, 2, 3), keepdim=True) / _LEVELS)
+        return (exact / steps).round_().clamp_(-_LEVELS, _LEVELS).mul_(steps).sub_(exact)
 
     def plain(self) -> nn.Conv2d:
-        """The convolution without rounding, with the same parameters."""
+        """The convolution without rounding, with the same weights."""
         conv = nn.Conv2d(**_geometry(self), device="meta")
-        conv.weight, conv.bias = self.weight, self.bias
+        conv.weight, conv.bias = nn.Parameter(self.weight.detach() * self.unit), self.bias
         return conv.train(self.training)
 
 

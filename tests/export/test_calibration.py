@@ -16,10 +16,10 @@ from fcn_edge.export.calibration import (  # noqa: E402
     Histogram,
     entropy_range,
     histogram_of,
-    histograms_from,
     mse_range,
     percentile_range,
     scales_from,
+    seen_from,
 )
 from fcn_edge.export.calibration_frames import read_frames  # noqa: E402
 from fcn_edge.pixels import write_png  # noqa: E402
@@ -123,10 +123,14 @@ def test_every_method_stands_a_tensor_of_one_value_or_none() -> None:
 
 
 def test_scales_are_a_127th_of_ranges_and_frames_add_up() -> None:
-    histograms = histograms_from({"a": np.float32([value]), "b": np.float32([-2 * value])} for value in (1, 63.5, 3))
-    assert scales_from(histograms, "minmax") == {"a": 0.5, "b": 1.0}
-    assert scales_from({"dead": drawn(np.zeros(5))}, "mse")["dead"] > 0
-    assert histograms["a"].counts.sum() == 3
+    def maps(*channels: float) -> np.ndarray:
+        return np.broadcast_to(np.float32(channels).reshape(1, -1, 1, 1), (1, len(channels), 2, 3))
+
+    seen = seen_from({"a": maps(value), "b": maps(-2 * value, 1)} for value in (1, 63.5, 3))
+    assert scales_from(seen, "minmax") == {"a": 0.5, "b": 1.0}
+    assert seen["a"].histogram.counts.sum() == 3 * 6
+    np.testing.assert_allclose(seen["b"].means, [-45, 1], rtol=1e-6)
+    assert scales_from(seen_from([{"dead": maps(0)}]), "mse")["dead"] > 0
 
 
 # ---------------------------------------------------------------------------------------------------------- frames

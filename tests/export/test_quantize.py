@@ -124,7 +124,7 @@ def test_labels_are_those_of_fp32_as_far_as_int8_goes(home, int8, frames) -> Non
     good = agreement(home / "model.onnx", home / "int8.onnx", frames)
     assert good > 0.95
     known = calibrated(home / "model.onnx", frames, threads=1)
-    coarse = {name: histogram.largest / 4 for name, histogram in known.histograms.items()}
+    coarse = {name: each.histogram.largest / 4 for name, each in known.seen.items()}
     assert known.agreement(int8_from_fp32(known.model, coarse)) < good - 0.05
 
 

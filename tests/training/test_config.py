@@ -55,6 +55,8 @@ def test_the_dictionary_of_a_configuration_gives_it_back() -> None:
         ("[augment]\nhue = 0.7", "augment.hue is 0.7"),
         ("augment = 3", "augment"),
         ("distill = 11", "distill is 11.*; expected 0 to 10: use 10"),
+        ("label_weight = 0", "no teacher to learn from"),
+        ('label_weight = 0\ndistill = 0\nteacher = "a.pt"', "no teacher to learn from"),
         ("[augment]\ncutmix = 1.5", "augment.cutmix is 1.5"),
         ("freeze_to = 2", "freeze_to is 2; expected a stride: 4, 8, 16, 32, or 0"),
         ('freeze_to = 4\nqat = true\ninit = "a.pt"', "leave one of them out"),
@@ -79,6 +81,15 @@ def test_what_is_fine_tuned_for_int8_teaches_itself(tmp_path: Path) -> None:
     assert config_from_toml(path, {"teacher": ""}).teacher == ()
     assert config_from_toml(path, {"qat": False}).teacher == ()
     assert config_from_toml(path, {"init": "camvid-n"}).teacher == ()
+
+
+def test_labels_count_in_a_fine_tune_for_int8_where_nobody_teaches(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('qat = true\ninit = "a.pt"')
+    assert config_from_toml(path).label_weight == 0
+    assert config_from_toml(path, {"label_weight": 0.5}).label_weight == 0.5
+    for other in ({"teacher": ""}, {"distill": 0.0}, {"qat": False}, {"init": "camvid-n"}):
+        assert config_from_toml(path, other).label_weight == 1
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -207,6 +207,20 @@ def test_distillation_from_itself_is_zero_and_has_no_gradient() -> None:
     assert other.grad is None  # the teacher does not learn
 
 
+@pytest.mark.parametrize("label_weight", [0.0, 0.3])
+def test_labels_weigh_as_much_as_asked_for(label_weight: float) -> None:
+    model, scores, labels = scored("fcn8s-edge-n", (61, 75))
+    other, taught, _ = scored("fcn4s-edge-n", (61, 75))
+    from_labels = segmentation_loss(scores, model.kernels, labels, aux=0.4, lovasz=0.5)
+    teachers = [(taught, other.kernels)]
+    both = segmentation_loss(scores, model.kernels, labels, aux=0.4, lovasz=0.5, teachers=teachers)
+    value = segmentation_loss(
+        scores, model.kernels, labels, label_weight=label_weight, aux=0.4, lovasz=0.5, teachers=teachers
+    )
+    assert value.item() == pytest.approx(both.item() - (1 - label_weight) * from_labels.item(), rel=1e-4)
+    assert both > from_labels
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "every"),
     [("fcn8s-edge-n", "fcn4s-edge-n", 2), ("fcn4s-edge-n", "fcn8s-edge-n", 2), ("fcn8s-edge-n", "fcn16s-edge-n", 4)],

@@ -15,6 +15,7 @@ from fcn_edge.training.loop import train  # noqa: E402
 from fcn_edge.training.qat import (  # noqa: E402
     QuantisedConv,
     Quantiser,
+    correct_biases,
     is_quantised,
     learned_steps,
     measure_steps,
@@ -49,17 +50,37 @@ def test_gradients_are_those_of_learned_step_sizes() -> None:
 
 def test_convolution_rounds_each_channel_to_127_steps_and_the_gradient_passes() -> None:
     torch.manual_seed(0)
-    conv = QuantisedConv(torch.nn.Conv2d(3, 4, 3))
+    plain = torch.nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        plain.weight.mul_(torch.tensor([1.0, 0.1, 100.0, 0.0]).view(4, 1, 1, 1))
+    conv = QuantisedConv(copy.deepcopy(plain))
     image = torch.randn(1, 3, 8, 8)
-    steps = (conv.weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127).half().float()
-    rounded = (conv.weight.detach() / steps).round() * steps
+    weight = plain.weight.detach()
+    steps = (weight.abs().amax((1, 2, 3), keepdim=True) / 127).half().float().clamp(min=1e-9)
+    rounded = (weight / steps).round() * steps
     torch.testing.assert_close(conv(image), torch.nn.functional.conv2d(image, rounded, conv.bias))
-    conv(image).sum().backward()
-    plain = copy.deepcopy(conv.plain())
-    plain.weight.grad = None
-    plain(image).sum().backward()
-    torch.testing.assert_close(conv.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(conv.plain().weight, plain.weight)
     assert not torch.equal(plain(image), conv(image))
+    for each in (conv, plain):
+        each(image).sum().backward()
+    # Learned in units of a channel's largest, so that one learning rate fits all channels.
+    assert conv.weight.detach().abs().amax((1, 2, 3)).tolist() == pytest.approx([1, 1, 1, 0])
+    torch.testing.assert_close(conv.weight.grad, plain.weight.grad * conv.unit)
+
+
+def test_biases_take_out_what_rounding_adds_on_average(lively_model, image) -> None:
+    model = lively_model("fcn4s-efficientnet-lite0", 5)
+    rounding = quantised(model).eval()
+    for quantiser in rounding.backbone.quantisers.values():
+        quantiser.forward = lambda maps: maps  # so that nothing but weights is rounded
+    with torch.no_grad():
+        expected = model.scores(model.features(image))
+        before = rounding.scores(rounding.features(image))
+        correct_biases(rounding, [image])
+        after = rounding.scores(rounding.features(image))
+    for wanted, one, other in zip(expected, before, after, strict=True):
+        shift, left = ((maps - wanted).mean((0, 2, 3)).abs().mean() for maps in (one, other))
+        assert left < 0.5 * shift
 
 
 def test_without_rounding_the_answers_are_those_of_the_trained_model(lively_model, image) -> None:
