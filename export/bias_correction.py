@@ -2,7 +2,7 @@
 
 Rounding errors of a channel's weights do not cancel where its inputs are all positive, as behind a ReLU: the channel's
 output is shifted, and so are the labels. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction", ICCV 2019, section 4.2, with means measured on frames (their appendix D).
+Correction", ICCV 2019, section 4.2, with means measured on frames instead of derived from batch norm.
 """
 
 from __future__ import annotations
