@@ -161,14 +161,23 @@ def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 def rounded_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a layer's weight ``[out, ...]`` is once its integers are multiplied by their steps."""
     steps = weight_scales(weight)
-    rounded: NDArray[np.float32] = _integers(weight, steps) * steps.reshape(-1, *[1] * (weight.ndim - 1))
-    return rounded
+    return multiplied(_integers(weight, steps), steps)
+
+
+def multiplied(integers: NDArray[np.int8], steps: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Integers ``[out, ...]`` times the steps ``[out]`` of their channels, as DequantizeLinear does."""
+    return integers.astype(np.float32) * _by_channel(steps.astype(np.float32), integers.ndim)
 
 
 def _integers(weight: NDArray[np.float32], steps: NDArray[np.float32]) -> NDArray[np.int8]:
-    shape = (-1, *[1] * (weight.ndim - 1))
-    integers: NDArray[np.int8] = np.clip(np.rint(weight / steps.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
+    scaled = weight / _by_channel(steps, weight.ndim)
+    integers: NDArray[np.int8] = np.clip(np.rint(scaled), -LEVELS, LEVELS).astype(np.int8)
     return integers
+
+
+def _by_channel(steps: NDArray[np.float32], ndim: int) -> NDArray[np.float32]:
+    """Steps ``[out]`` in the shape ``[out, 1, ...]``, of this many dimensions."""
+    return steps.reshape(-1, *[1] * (ndim - 1))
 
 
 def _pair(tensor: str) -> list[NodeProto]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from .half import replace_all
+from .qdq import multiplied
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _HALF, _FLOAT = ".half", ".float"
@@ -47,7 +48,7 @@ def fp32_from_typed(model: ModelProto) -> ModelProto:
     for node in graph.node:
         source = origin.get(node.input[0], node.input[0]) if node.input else ""
         if node.op_type == "DequantizeLinear" and source in constants:
-            constants[source] = _multiplied(constants[source], constants[node.input[1]])
+            constants[source] = multiplied(constants[source], constants[node.input[1]])
         if node.op_type in _PAIR or (node.op_type == "Cast" and node.name in (source + _HALF, source + _FLOAT)):
             origin[node.output[0]] = source
             continue
@@ -65,8 +66,3 @@ def fp32_from_typed(model: ModelProto) -> ModelProto:
 
 def _widened(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def _multiplied(integers: NDArray[np.int8], steps: NDArray[np.floating]) -> NDArray[np.float32]:
-    shape = (-1, *[1] * (integers.ndim - 1))
-    return integers.astype(np.float32) * steps.astype(np.float32).reshape(shape)

@@ -243,7 +243,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.hint and not self.teacher:
             raise UsageError(f"hint is {self.hint:g} but there is no teacher to compare features with: give --teacher")
         if not self.label_weight and not (self.teacher and (self.distill or self.hint)):
-            raise UsageError("label_weight is 0 and there is no teacher to learn from instead: give --teacher")
+            raise UsageError(
+                "label_weight is 0 and there is no teacher to learn from instead: give --teacher, and distill or hint "
+                "above 0"
+            )
         if self.qat and not self.init:
             raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")
         if self.precise_bn and (self.freeze_bn or self.backbone_lr == 0 or self.qat):

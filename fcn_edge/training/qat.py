@@ -164,7 +164,8 @@ def correct_biases(model: FCN, images: Iterable[Tensor]) -> None:
         plain.features(batch)
     for name, conv in layers.items():
         seen = torch.stack(means[name]).mean(0).view(conv.groups, 1, -1)
-        summed = conv.rounding_error().sum((2, 3)).view(conv.groups, conv.out_channels // conv.groups, -1)
+        error = _rounding_error(conv.weight * conv.unit)
+        summed = error.sum((2, 3)).view(conv.groups, conv.out_channels // conv.groups, -1)
         assert conv.bias is not None  # for the type checker: batch norm is folded into it
         conv.bias.sub_((summed * seen).sum(2).flatten())
 
@@ -224,14 +225,9 @@ class QuantisedConv(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """As a convolution."""
+        exact = self.weight * self.unit
         # The value is the rounded weight's, the gradient goes to the weight itself (straight-through estimator).
-        return convolved(self, maps, self.weight * self.unit + self.rounding_error(), self.bias)
-
-    def rounding_error(self) -> Tensor:
-        """What rounding adds to the convolution's weights, float32 of their shape, without a gradient."""
-        exact = self.weight.detach() * self.unit
-        steps = _in_half(exact.abs().amax((1, 2, 3), keepdim=True) / _LEVELS)
-        return (exact / steps).round_().clamp_(-_LEVELS, _LEVELS).mul_(steps).sub_(exact)
+        return convolved(self, maps, exact + _rounding_error(exact.detach()), self.bias)
 
     def plain(self) -> nn.Conv2d:
         """The convolution without rounding, with the same weights."""
@@ -281,6 +277,12 @@ class _Half(torch.autograd.Function):
 def _in_half(value: Tensor) -> Tensor:
     rounded: Tensor = _Half.apply(value)  # type: ignore[no-untyped-call]
     return rounded
+
+
+def _rounding_error(weight: Tensor) -> Tensor:
+    """What rounding adds to a convolution's weight ``[out, in / groups, k, k]``."""
+    steps = _in_half(weight.abs().amax((1, 2, 3), keepdim=True) / _LEVELS)
+    return (weight / steps).round_().clamp_(-_LEVELS, _LEVELS).mul_(steps).sub_(weight)
 
 
 def _rounding(values: Tensor, step: Tensor) -> Tensor:
