@@ -11,11 +11,14 @@ import torch
 
 from ..errors import ModelError, UsageError
 from ..model.fcn import FCN
+from ..model.folding import folded
 from .adjustment import change_of_lead, shift_logits
 from .checkpoint import Checkpoint, load_checkpoint, model_from_state
 from .config import TrainConfig
 from .data import TrainData
 from .losses import enet_weights
+from .precision import choose_precision
+from .qat import is_quantised
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class Teacher:
     """Trained networks, in eval mode and without gradients, and where they are from.
 
     Attributes:
-        models: their averaged weights.
+        models: their averaged weights; batch norm is folded, convolutions are in the format that they run in.
         paths: their files, as they were given.
         sha256: of these files.
     """
@@ -88,5 +91,7 @@ def _open_network(path: Path, config: TrainConfig, data: TrainData, device: torc
         )
     model = model_from_state(checkpoint.contract, checkpoint.ema, str(path)).to(device).requires_grad_(False)
     shift_logits(model, change_of_lead(checkpoint.config, config, enet_weights(data.train.counts)))
+    if not is_quantised(checkpoint.ema):  # else it is folded already, and rounds
+        model.backbone = folded(model.backbone).to(choose_precision(config.amp, device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

@@ -54,8 +54,7 @@ class Hints(nn.Module):
 
 
 def _channels(network: FCN) -> dict[int, int]:
-    channels: dict[int, int] = network.backbone.channels  # type: ignore[assignment]
-    return channels
+    return {stride: conv.in_channels for stride, conv in zip(network.strides, network.score_convs, strict=True)}
 
 
 def _standardised(maps: Tensor) -> Tensor:
