@@ -28,7 +28,7 @@ from ..pixels import write_atomically
 from ..runtime.engine import open_engine
 from .accuracy import evaluate
 from .quantised_table import Run, markdown_from_record
-from .record import machine_facts, write_record
+from .record import machine_facts, passes, write_record
 from .report import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Trained:
         return {
             "seed": self.config["seed"],
             "checkpoint_sha256": self.facts["sha256"],
-            "epochs": training["epochs"],
+            "epochs": passes(training),
             "minutes": training["seconds"] / 60,
         }
 

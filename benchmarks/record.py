@@ -88,6 +88,19 @@ def last_parts(path: str) -> str:
     return "/".join(PurePath(path).parts[-2:])
 
 
+def passes(training: Mapping[str, Any]) -> int:
+    """Passes over the training images in a checkpoint's run, also where ``steps_per_epoch`` counted epochs otherwise.
+
+    Args:
+        training: as :func:`fcn_edge.export.facts.facts_from_file` has it.
+    """
+    config = training["config"]
+    if not config["steps_per_epoch"]:
+        return int(training["epochs"])
+    images = int(training["provenance"]["train_images"])
+    return round(int(training["steps"]) * int(config["batch"]) / images)
+
+
 def _cpu_model() -> str:
     """The model's name from /proc/cpuinfo; an Arm core names no model there, so its part number is given."""
     text = _read("/proc/cpuinfo")

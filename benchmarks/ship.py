@@ -21,7 +21,7 @@ from ..errors import FcnEdgeError, UsageError
 from ..pixels import replaced, write_atomically
 from ..runtime import open_engine
 from .accuracy import evaluate
-from .record import last_parts, machine_facts, write_record
+from .record import last_parts, machine_facts, passes, write_record
 from .report import markdown_table
 
 MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
@@ -202,7 +202,7 @@ def _training(checkpoint: Path, facts: dict[str, Any], name: str) -> dict[str, A
     training = facts["training"]
     return {
         "minutes": training["seconds"] / 60,
-        "epochs": training["epochs"],
+        "epochs": passes(training),
         "steps": training["steps"],
         "config": _without_places(training["config"], name),
         "provenance": _shortened(training["provenance"]),

@@ -54,7 +54,8 @@ class Hints(nn.Module):
 
 
 def _channels(network: FCN) -> dict[int, int]:
-    return {stride: conv.in_channels for stride, conv in zip(network.strides, network.score_convs, strict=True)}
+    widths: list[int] = [conv.in_channels for conv in network.score_convs]  # type: ignore[misc]
+    return dict(zip(network.strides, widths, strict=True))
 
 
 def _standardised(maps: Tensor) -> Tensor:
