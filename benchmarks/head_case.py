@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..skip_head import Floats, Labels, transposed_convolution_numpy
+
+Indices = npt.NDArray[np.intp]
 
 STRIDES = (32, 16, 8)
 TIE = 1e-4
@@ -55,14 +59,31 @@ def differing_pixels(case: Case, labels: Labels, others: Labels) -> tuple[int, i
         others: uint8 ``[N, H, W]``. An id that is no class is never a tie.
     """
     different = np.nonzero(labels != others)
-    answers = labels[different], others[different]
     total = case.scores[0]
     for kernel, finer in zip(case.kernels[:-1], case.scores[1:], strict=True):
         total = transposed_convolution_numpy(total, kernel) + finer
-    # Class by class: the full-resolution sums of all classes of a batch would be gigabytes.
-    mine, theirs = np.full(answers[0].shape, np.inf), np.full(answers[0].shape, -np.inf)
-    for c in np.intersect1d(answers, np.arange(total.shape[1])):
-        values = transposed_convolution_numpy(total[:, c : c + 1], case.kernels[-1][c : c + 1])[:, 0][different]
-        mine[answers[0] == c] = values[answers[0] == c]
-        theirs[answers[1] == c] = values[answers[1] == c]
-    return len(mine), int((np.abs(mine - theirs) > TIE).sum())
+    mine, theirs = (_sums_at(total, case.kernels[-1], different, answer[different]) for answer in (labels, others))
+    return len(mine), int((~(np.abs(mine - theirs) <= TIE)).sum())
+
+
+def _sums_at(total: Floats, kernel: Floats, pixels: tuple[Indices, ...], classes: Labels) -> Floats:
+    """The last transposed convolution at some pixels: those of a batch at full resolution would be gigabytes.
+
+    Args:
+        total: float32 ``[N, C, h, w]``, the sum on the finest grid.
+        kernel: float32 ``[C, 1, 2s, 2s]``.
+        pixels: images, rows and columns, ``[K]`` each.
+        classes: uint8 ``[K]``, the class whose sum is wanted; NaN is that of an id that is no class.
+    """
+    images, rows, columns = pixels
+    stride, (height, width) = kernel.shape[-1] // 2, total.shape[2:]
+    known = classes < total.shape[1]
+    ids = np.where(known, classes, 0)
+    sums: Floats = np.where(known, np.float32(0), np.float32(np.nan))
+    for above, left in itertools.product((0, 1), (0, 1)):  # two rows and two columns of the grid reach a pixel
+        i, j = ((at + stride // 2) // stride - back for at, back in ((rows, above), (columns, left)))
+        weights = kernel[ids, 0, rows + stride // 2 - i * stride, columns + stride // 2 - j * stride]
+        inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+        values = total[images, ids, i.clip(0, height - 1), j.clip(0, width - 1)]
+        sums += np.where(inside, weights * values, np.float32(0))
+    return sums

@@ -58,10 +58,12 @@ def _open_batch(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph
     for value in (graph.input[0], graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     head = graph.node[-1]
     scores = set(head.input[: len(head.input) // 2])
-    open_ones = {value.name for value in inferred.value_info if value.type.tensor_type.shape.dim[0].dim_param == BATCH}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
+    # What ONNX cannot infer, such as a Resize to the size of another tensor, is left open under a name of its own.
+    open_ones = {name for name, sides in dims.items() if sides and sides[0].dim_param}
     if not scores <= open_ones:
         raise ModelError(
             f"{path} fixes the number of frames inside its graph, so no engine for several frames can be built; "
