@@ -36,7 +36,8 @@ from .cuda_launcher import CudaLauncher, open_launcher
 from .head_case import STRIDES, Case, differing_pixels, make_case
 from .record import machine_facts, write_record
 
-SINGLE = tuple((1, size_hw, classes) for size_hw in ((360, 480), (512, 1024), (1024, 2048)) for classes in (11, 19))
+CLASSES = (11, 19)
+SINGLE = tuple((1, size_hw, classes) for size_hw in ((360, 480), (512, 1024), (1024, 2048)) for classes in CLASSES)
 LARGE = ((40, (1024, 2048), 11), (32, (1024, 2048), 19))
 """(images, size, classes), each more than ``BANDWIDTH_BYTES``, in FP16 too."""
 
@@ -275,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.skip_head_cuda", description=__doc__)
     parser.add_argument("library", type=Path, metavar="LIBRARY", help="libfcn_edge_cuda.so or libfcn_edge_plugin.so")
     parser.add_argument("--precision", choices=list(DTYPES), action="append", help="of scores and kernels (both)")
+    parser.add_argument("--classes", type=int, choices=CLASSES, action="append", help="of the cases (both)")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a claim")
     parser.add_argument("-o", dest="record", type=Path, metavar="FILE.json", help="write a record with machine facts")
     args = parser.parse_args(arguments)
@@ -282,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         launcher = open_launcher(args.library)
         cuda_graphs.require_gpu()
-        cases = list(itertools.product((*SINGLE, *LARGE), args.precision or DTYPES))
+        chosen = [case for case in (*LARGE, *SINGLE) if case[2] in (args.classes or CLASSES)]
+        cases = list(itertools.product(chosen, args.precision or DTYPES))
         recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
         record: dict[str, Any] = {"benchmark": "skip_head_cuda", "recorded": recorded, "machine": machine_facts()}
         record |= {"copy_gb_per_s": cuda_graphs.peak_copy_gb_per_s(), "cases": len(cases), "results": []}
