@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         launcher = open_launcher(args.library)
         cuda_graphs.require_gpu()
-        chosen = [case for case in (*LARGE, *SINGLE) if case[2] in (args.classes or CLASSES)]
+        chosen = [case for case in (*LARGE, *SINGLE) if not args.classes or case[2] in args.classes]
         cases = list(itertools.product(chosen, args.precision or DTYPES))
         recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
         record: dict[str, Any] = {"benchmark": "skip_head_cuda", "recorded": recorded, "machine": machine_facts()}

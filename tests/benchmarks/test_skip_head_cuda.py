@@ -252,25 +252,25 @@ def test_the_record_grows_case_by_case(
 ):
     path = tmp_path / "record.json"
 
-    def wrong_for_batches(scores, *arguments):
+    def wrong_for_one_image(scores, *arguments):
         labels = reference_launcher(scores, *arguments)
-        return labels if len(labels) == 1 else labels.fill_(1)
+        return labels if len(labels) > 1 else labels.fill_(1)
 
     monkeypatch.setattr(benchmark, "open_launcher", lambda library: reference_launcher)
-    monkeypatch.setattr(benchmark, "SINGLE", ((1, (40, 60), 3),))
-    monkeypatch.setattr(benchmark, "LARGE", ((2, (32, 64), 4),))
-    assert benchmark.main(["x.so", "--quick", "-o", str(path)]) == 0
+    monkeypatch.setattr(benchmark, "SINGLE", ((1, (40, 60), 11),))
+    monkeypatch.setattr(benchmark, "LARGE", ((2, (32, 64), 11), (2, (32, 64), 19)))
+    assert benchmark.main(["x.so", "--quick", "--classes", "11", "-o", str(path)]) == 0
     shown = capsys.readouterr()
-    assert "2 x 32x64, 4 classes, fp16" in shown.err
-    assert "4 classes, fp16" in shown.out
+    assert "2 x 32x64, 11 classes, fp16" in shown.err
+    assert "11 classes, fp16" in shown.out
     payload = json.loads(path.read_text())
     assert (payload["benchmark"], payload["cases"], payload["copy_gb_per_s"]) == ("skip_head_cuda", 4, 4000.0)
     assert payload["machine"]["cpu"]
     found = [(result["batch"], result["classes"], result["precision"]) for result in payload["results"]]
-    assert found == [(1, 3, "fp32"), (1, 3, "fp16"), (2, 4, "fp32"), (2, 4, "fp16")]
+    assert found == [(2, 11, "fp32"), (2, 11, "fp16"), (1, 11, "fp32"), (1, 11, "fp16")]
 
-    monkeypatch.setattr(benchmark, "open_launcher", lambda library: wrong_for_batches)
-    assert benchmark.main(["x.so", "--quick", "-o", str(path)]) == 6
+    monkeypatch.setattr(benchmark, "open_launcher", lambda library: wrong_for_one_image)
+    assert benchmark.main(["x.so", "--quick", "--classes", "11", "-o", str(path)]) == 6
     assert "differs from the reference" in " ".join(capsys.readouterr().err.split())
     payload = json.loads(path.read_text())
     assert (payload["cases"], len(payload["results"])) == (4, 2)
