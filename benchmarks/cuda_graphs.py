@@ -19,6 +19,7 @@ ALIGNMENT = 512
 WARM_UP_CALLS = 3
 HOST_CALLS, HOST_ROUNDS = 20, 9
 PEAK_BYTES, PEAK_COPIES = 1 << 30, 20
+LEAST_ROUNDS, ROUNDS_SECONDS = 3, 10.0
 
 Place = TypeVar("Place")
 
@@ -105,9 +106,15 @@ def copy_graph(length: int, count: int) -> Captured:
 
 
 def replay_us(graphs: Mapping[str, Captured], calls: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds of one of a graph's ``calls`` by the GPU's clock, for each round; the graphs take turns."""
+    """Microseconds of one of a graph's ``calls`` by the GPU's clock, for each round; the graphs take turns.
+
+    After ``ROUNDS_SECONDS`` no further round begins, but there are ``LEAST_ROUNDS``.
+    """
     us: dict[str, list[float]] = {name: [] for name in graphs}
+    start = time.perf_counter_ns()
     for round_index in range(rounds):
+        if round_index >= LEAST_ROUNDS and time.perf_counter_ns() - start > ROUNDS_SECONDS * 1e9:
+            break
         for name in graphs if round_index % 2 == 0 else reversed(list(graphs)):
             begin, end = _event(), _event()
             graphs[name].replay()  # brings the clock up, and the buffers of the others out of the cache

@@ -112,6 +112,14 @@ def test_graphs_are_replayed_in_turn(monkeypatch: pytest.MonkeyPatch):
     assert Clock.replayed == tuple("aabbbbaaaabb")
 
 
+def test_slow_graphs_have_few_rounds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda_graphs, "_event", Clock)
+    monkeypatch.setattr(cuda_graphs.time, "perf_counter_ns", lambda: Clock.now_ms * 1e6)
+    assert len(cuda_graphs.replay_us({"a": Clock("a", 9000.0)}, calls=1, rounds=40)["a"]) == 3
+    assert len(cuda_graphs.replay_us({"a": Clock("a", 1000.0)}, calls=1, rounds=40)["a"]) == 6
+    assert len(cuda_graphs.replay_us({"a": Clock("a", 1.0)}, calls=1, rounds=40)["a"]) == 40
+
+
 @pytest.mark.gpu("torch")
 def test_a_graph_keeps_its_memory_and_makes_every_call():
     source = torch.arange(6, device="cuda")
