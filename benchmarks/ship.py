@@ -205,7 +205,7 @@ def _training(checkpoint: Path, facts: dict[str, Any], name: str) -> dict[str, A
         "epochs": passes(training),
         "steps": training["steps"],
         "config": _without_places(training["config"], name),
-        "provenance": _shortened(training["provenance"]),
+        "provenance": _shortened(training["provenance"]) | {"data": "camvid"},
         "checkpoint_sha256": facts["sha256"],
         "history": _thinned(checkpoint),
     }
