@@ -218,14 +218,14 @@ def bench_case(case: Case, precision: str, launcher: CudaLauncher, rounds: int) 
                 graph = cuda_graphs.captured(call, sets)
                 pixels = checked_replay(graph, sets, seen, expected, f"{name} in {precision}", is_exact)
                 # Large calls fill the GPU's queue, and the caller waits.
-                caller_us = cuda_graphs.host_us(partial(call, sets[0])) if nbytes < BANDWIDTH_BYTES else None
+                caller_us = {name: cuda_graphs.host_us(partial(call, sets[0]))} if nbytes < BANDWIDTH_BYTES else {}
             except (RuntimeError, GateError) as exc:  # RuntimeError: of memory, of the compiler, of CUDA
                 if name == FUSED:
                     raise
                 left_out[name] = failure_sentence(exc)
             else:
                 graphs[name], differing[name] = graph, pixels
-                host |= {} if caller_us is None else {name: caller_us}
+                host |= caller_us
     half = cuda_graphs.aligned(-(-nbytes // 2))  # read, and written
     graphs[COPY] = cuda_graphs.copy_graph(half, len(sets))
     graphs[NODE] = cuda_graphs.copy_graph(16, len(sets))

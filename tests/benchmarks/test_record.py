@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fcn_edge.benchmarks import record
-from fcn_edge.benchmarks.record import machine_facts, write_record
+from fcn_edge.benchmarks.record import machine_facts, passes, write_record
 from fcn_edge.errors import UsageError
 from fcn_edge.skip_head import native_targets
 
@@ -81,6 +81,13 @@ def test_a_jetson_is_recognised(monkeypatch: pytest.MonkeyPatch):
     assert facts["board"] == "NVIDIA Jetson AGX Orin Developer Kit, R36 (release), REVISION: 4.3"
     assert facts["cpu"] == "aarch64 part 0xd42"
     assert facts["memory_mib"] == 62841
+
+
+def test_passes_are_over_the_images_whatever_an_epoch_was():
+    training = {"config": {"steps_per_epoch": 0, "batch": 12}, "epochs": 41, "steps": 943}
+    assert passes(training) == 41
+    training |= {"config": {"steps_per_epoch": 500, "batch": 32}, "epochs": 3, "steps": 1279}
+    assert passes(training | {"provenance": {"train_images": "468"}}) == 87
 
 
 def test_a_missing_or_failing_program_says_nothing():

@@ -137,7 +137,9 @@ def test_a_case_is_checked_and_described(host, monkeypatch: pytest.MonkeyPatch, 
     assert result["gb_per_s"] == {}
 
     monkeypatch.setattr(benchmark, "BANDWIDTH_BYTES", result["bytes"])
-    speed = benchmark.bench_case(case, precision, reference_launcher, rounds=3)["gb_per_s"]
+    large = benchmark.bench_case(case, precision, reference_launcher, rounds=3)
+    assert large["host_us"] == {}
+    speed = large["gb_per_s"]
     assert set(speed) == {*names, benchmark.COPY}
     assert speed[benchmark.FUSED] == pytest.approx(result["bytes"] / 2e3)
     half = -(-result["bytes"] // 2 // 512) * 512
