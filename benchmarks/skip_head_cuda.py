@@ -208,7 +208,8 @@ def bench_case(case: Case, precision: str, launcher: CudaLauncher, rounds: int) 
     left_out = {}
     if sentence := too_little(sets[0].torch_nbytes, cuda_graphs.free_bytes()):
         left_out = {name: sentence for name in calls if name != FUSED}
-    graphs, differing, host = {}, {}, {}
+    graphs, differing = {}, {}
+    host: dict[str, float] = {}
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for name, call in calls.items():
             if name in left_out:
