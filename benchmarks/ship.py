@@ -128,9 +128,9 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
         ["Recipe", record["story"]],
         [
             "Last run",
-            f"{run['epochs']} epochs ({run['steps']} steps of {config['batch']} crops of "
-            f"{'x'.join(map(str, config['crop']))}), seed {config['seed']}, {run['minutes']:.0f} minutes; the last "
-            "checkpoint, averaged weights; nothing was chosen on val or test",
+            f"{run['epochs']} epochs ({run['steps']} steps of {run['config']['batch']} crops of "
+            f"{'x'.join(map(str, run['config']['crop']))}), seed {run['config']['seed']}, {run['minutes']:.0f} minutes; "
+            "the last checkpoint, averaged weights; nothing was chosen on val or test",
         ],
         ["INT8", ranges],
         *([["On a GPU", _DEPTHWISE]] if is_lite else []),

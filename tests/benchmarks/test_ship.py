@@ -125,7 +125,7 @@ def test_learned_ranges_ship_with_what_was_trained_before_them(checkout) -> None
     frames = [street.draw_street(number, 5.0, SIZE_HW)[0] for number in range(2)]
     measure_steps(rounding, [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in frames])
     state = rounding.state_dict()
-    config = msgspec.structs.replace(saved.config, qat=True, init="last.pt")
+    config = msgspec.structs.replace(saved.config, qat=True, init="last.pt", batch=5, seed=7)
     history = [{"epoch": epoch, "loss": 0.5, "seconds": 30.0 * epoch} for epoch in (1, 2)]
     tuned = replace(saved, config=config, model=state, ema=state, epoch=2, step=10, seconds=60.0, history=history)
     save_checkpoint(Path("qat.pt"), tuned)
@@ -140,7 +140,12 @@ def test_learned_ranges_ship_with_what_was_trained_before_them(checkout) -> None
     assert record["int8"]["method"] == "learned"
     assert (record["epochs"], record["before"]["epochs"], record["before"]["minutes"]) == (2, 100, 10.0)
     card = (ship.MODELS / "tiny-n.md").read_text()
-    for words in ("100 epochs (500 steps", "learned in 2 epochs (10 steps)", "**0.444**", "0.446\nmIoU in FP32"):
+    for words in (
+        "100 epochs (500 steps of 12 crops of 64x64), seed 0,",
+        "learned in 2 epochs (10 steps)",
+        "**0.444**",
+        "0.446\nmIoU in FP32",
+    ):
         assert words in card
 
 
