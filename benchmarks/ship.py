@@ -111,7 +111,7 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
         ranges += (
             f"; {int8['agreement']:.2%} of the labels of training images that did not measure them are those of FP32"
         )
-    splits = " + ".join(config["splits"])
+    splits, options = " + ".join(config["splits"]), run["config"]
     is_lite = "-efficientnet-lite" in contract["model"]
     kind = "EfficientNet-Lite" if is_lite else "plain residual"
     kind = f"slim {kind}" if "-slim" in contract["model"] else kind
@@ -128,9 +128,9 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
         ["Recipe", record["story"]],
         [
             "Last run",
-            f"{run['epochs']} epochs ({run['steps']} steps of {run['config']['batch']} crops of "
-            f"{'x'.join(map(str, run['config']['crop']))}), seed {run['config']['seed']}, {run['minutes']:.0f} minutes; "
-            "the last checkpoint, averaged weights; nothing was chosen on val or test",
+            f"{run['epochs']} epochs ({run['steps']} steps of {options['batch']} crops of "
+            f"{'x'.join(map(str, options['crop']))}), seed {options['seed']}, {run['minutes']:.0f} minutes; the last "
+            "checkpoint, averaged weights; nothing was chosen on val or test",
         ],
         ["INT8", ranges],
         *([["On a GPU", _DEPTHWISE]] if is_lite else []),
