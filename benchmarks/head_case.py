@@ -6,11 +6,11 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from ..skip_head import Floats, Labels, transposed_convolution_numpy
 
-Indices = npt.NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 STRIDES = (32, 16, 8)
 TIE = 1e-4
