@@ -62,8 +62,17 @@ def size(text: str) -> tuple[int, int]:
 
 def positive(text: str) -> int:
     """A whole number from 1."""
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a whole number from 1")
+    return _whole(text, 1)
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, lowest: int) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < lowest:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a whole number from {lowest}")
     return int(text)
 
 

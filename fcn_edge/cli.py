@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import __version__
-from .arguments import add_options, names, positive, seconds, share, size
+from .arguments import add_options, names, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
+from .stream_command import add_stream_arguments, stream_from_arguments
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
 from .training_bar import training_progress
 
@@ -260,54 +261,16 @@ def _build(args: argparse.Namespace) -> None:
 
 def _add_stream(commands: Any) -> None:
     parser = commands.add_parser("stream", help="segment a camera, a video, images or a drawn street")
-    parser.add_argument("model", metavar="MODEL", help=".onnx, .pt, .engine, or the name of a shipped model")
-    parser.add_argument(
-        "source", metavar="SOURCE", help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, synthetic://street"
-    )
-    parser.add_argument(
-        "sink", metavar="SINK", nargs="?", default="null://", help="FILE.mp4, a folder, null:// (default)"
-    )
-    parser.add_argument("--show", action="store_true", help="also show a window; q ends")
-    parser.add_argument("--opacity", type=share, default=0.5, help="of the overlay, 0 to 1 (%(default)s)")
-    parser.add_argument("--mode", choices=("overlay", "mask", "both"), default="overlay", help="(%(default)s)")
-    parser.add_argument("--no-legend", action="store_true", help="leave the legend out")
-    parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
-    parser.add_argument("--fps", type=float, help="rate to play at (the video's own; 15 for images)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
-    parser.add_argument("--force", action="store_true", help="replace SINK")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_stream_arguments(parser)
     parser.set_defaults(command=_stream)
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from .benchmarks.engines import open_any_engine
-    from .runtime import Overlay, open_sink, open_source, run
-
-    sinks = (args.sink, "show://") if args.show else args.sink
-    with (
-        open_any_engine(args.model, threads=args.threads) as engine,
-        open_source(args.source, fps=args.fps) as source,
-        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force) as sink,
-    ):
-        overlay = Overlay(engine.contract, opacity=args.opacity, legend=not args.no_legend, mode=args.mode)
-        summary = run(
-            source,
-            engine,
-            sink,
-            overlay=overlay,
-            max_frames=args.max_frames,
-            on_status=lambda status: print(status, file=sys.stderr),
-        )
-        if source.note:
-            print(f"fcn-edge: {source.note}", file=sys.stderr)
+    summary = stream_from_arguments(args, lambda note: print(note, file=sys.stderr))
     if args.json:
         _print_json(summary.to_dict())
     else:
-        latency = summary.latency_ms
-        print(
-            f"{summary.frames_out} frames, {summary.dropped} dropped, {summary.fps:.1f} frames/s, latency p50 "
-            f"{latency.p50 or 0:.1f} ms, p95 {latency.p95 or 0:.1f} ms, ended: {summary.ended}"
-        )
+        print(summary)
     return {"signal": INTERRUPTED, "source_lost": SourceError.exit_code}.get(summary.ended, 0)
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     {"export"},
     {"benchmarks"},
     {"demo", "doctor", "arguments", "training_bar"},
-    {"build_command"},
+    {"build_command", "stream_command"},
     {"cli"},
     {"__main__"},
 )
@@ -35,6 +35,8 @@ ALLOWED = {
     "tensorrt_rtx": ("runtime.engine_tensorrt", "export.to_engine"),
     "pycuda": ("runtime.gpu",),
     "onnxruntime": ("export.", "benchmarks."),
+    "starlette": ("runtime.sink_page",),
+    "uvicorn": ("runtime.sink_page",),
     "matplotlib": ("training.plots", "benchmarks.report", "demo"),
 }
 BASE = {"numpy", "msgspec", "rich"}

@@ -44,6 +44,19 @@ def test_a_wheel_is_typed_and_holds_no_sources(device_python: Path) -> None:
     assert run(device_python, FILES) == "True []"
 
 
+def test_a_wheel_holds_the_page(device_python: Path) -> None:
+    code = """
+import socket, urllib.request
+from fcn_edge.runtime import open_sink
+from fcn_edge.runtime.engine_echo import ECHO_CONTRACT
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    address = "127.0.0.1:%d" % taken.getsockname()[1]
+with open_sink(f"serve://{address}", contract=ECHO_CONTRACT):
+    print(b"stream.mjpg" in urllib.request.urlopen(f"http://{address}/", timeout=10).read())
+"""
+    assert run(device_python, code) == "True"
+
+
 def test_a_device_without_torch_evaluates_measures_and_streams(
     device_python: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -69,7 +82,7 @@ def test_a_device_without_torch_evaluates_measures_and_streams(
 
 @pytest.mark.parametrize("command", ["", "train", "eval", "export", "stream", "bench", "inspect", "demo", "doctor"])
 def test_help_needs_only_the_base_dependencies(command: str) -> None:
-    blocked = ["torch", "onnx", "onnxruntime", "openvino", "cv2", "matplotlib", "tensorrt", "pycuda"]
+    blocked = ["torch", "onnx", "onnxruntime", "openvino", "cv2", "matplotlib", "tensorrt", "pycuda", "starlette"]
     code = f"""
 import sys
 for name in {blocked!r}:

@@ -12,6 +12,7 @@ import numpy as np
 from .frame import Frame
 
 ENDINGS = ("eof", "limit", "signal", "source_lost")
+STATES = ("running", "stalled", "reconnecting", "failed")
 _LOWEST_MS, _HIGHEST_MS, _RATIO = 1e-3, 1e7, 1.005
 
 
@@ -25,6 +26,21 @@ class Percentiles:
     p99: float | None = None
     max: float | None = None
     mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a source is connected to what it reads.
+
+    Attributes:
+        state: one of ``STATES``; a file is always ``running``.
+        reconnects: how often it was opened again.
+        stalls: how often it gave nothing for too long.
+    """
+
+    state: str = "running"
+    reconnects: int = 0
+    stalls: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,12 +73,20 @@ class StreamSummary:
         """The summary as a dictionary of dictionaries, numbers and strings, as ``--json`` prints it."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        lost = f"{self.reconnects} reconnects, " if self.reconnects else ""
+        return (
+            f"{self.frames_out} frames, {self.dropped} dropped, {lost}{self.fps:.1f} frames/s, latency p50 "
+            f"{self.latency_ms.p50 or 0:.1f} ms, p95 {self.latency_ms.p95 or 0:.1f} ms, ended: {self.ended}"
+        )
+
 
 @dataclass(frozen=True)
 class StreamStatus:
     """How a stream is doing: counts since its start, rates and percentiles since the status before.
 
     Attributes:
+        source: name of the source, without passwords.
         elapsed_s: seconds since the start.
         frames_in: frames that the source gave.
         frames_out: results that the sink took.
@@ -72,8 +96,10 @@ class StreamStatus:
         fps: results for each second.
         latency_p95_ms: of the engine, or None.
         age_p95_ms: from capture to sink, or None.
+        link: how the source is connected.
     """
 
+    source: str
     elapsed_s: float
     frames_in: int
     frames_out: int
@@ -83,13 +109,16 @@ class StreamStatus:
     fps: float
     latency_p95_ms: float | None
     age_p95_ms: float | None
+    link: Link
 
     def __str__(self) -> str:
         of = f"/{self.frame_count}" if self.frame_count else ""
         p95 = [f"{ms:.1f} ms" if ms is not None else "-" for ms in (self.latency_p95_ms, self.age_p95_ms)]
+        lost = f"  reconnects {self.link.reconnects}" if self.link.reconnects else ""
+        state = f"  {self.link.state}" if self.link.state != "running" else ""
         return (
             f"{self.elapsed_s:6.1f} s  frame {self.frames_out}{of}  {self.fps_in:.1f} fps in, {self.fps:.1f} out  "
-            f"dropped {self.dropped}  latency p95 {p95[0]}  age p95 {p95[1]}"
+            f"dropped {self.dropped}  latency p95 {p95[0]}  age p95 {p95[1]}{lost}{state}"
         )
 
 
@@ -128,9 +157,15 @@ class Latencies:
 
 
 class Meter:
-    """Counts and times a stream; created when it starts."""
+    """Counts and times a stream; created when it starts.
 
-    def __init__(self, frame_count: int | None) -> None:
+    Args:
+        source: name of the source.
+        frame_count: frames that it has, or None.
+    """
+
+    def __init__(self, source: str, frame_count: int | None) -> None:
+        self._source = source
         self._frame_count = frame_count
         self._started_s = self._status_s = self._last_s = time.monotonic()
         self.frames_out = 0
@@ -156,12 +191,13 @@ class Meter:
         """Seconds since the last status, or since the start."""
         return time.monotonic() - self._status_s
 
-    def status(self) -> StreamStatus:
+    def status(self, link: Link) -> StreamStatus:
         """How the stream is doing; the next one counts its rates and percentiles from here."""
         now = time.monotonic()
         span = max(now - self._status_s, 1e-9)
         frames_in = self.frames_out + self.dropped
         status = StreamStatus(
+            source=self._source,
             elapsed_s=now - self._started_s,
             frames_in=frames_in,
             frames_out=self.frames_out,
@@ -171,20 +207,21 @@ class Meter:
             fps=(self.frames_out - self._status_out) / span,
             latency_p95_ms=self._recent_latency.percentile(95),
             age_p95_ms=self._recent_age.percentile(95),
+            link=link,
         )
         self._status_s, self._status_in, self._status_out = now, frames_in, self.frames_out
         self._recent_latency, self._recent_age = Latencies(), Latencies()
         return status
 
-    def summary(self, ended: str) -> StreamSummary:
+    def summary(self, ended: str, link: Link) -> StreamSummary:
         """What became of the stream."""
         span = self._last_s - self._started_s
         return StreamSummary(
             frames_in=self.frames_out + self.dropped,
             frames_out=self.frames_out,
             dropped=self.dropped,
-            reconnects=0,
-            stalls=0,
+            reconnects=link.reconnects,
+            stalls=link.stalls,
             fps=self.frames_out / span if span > 0 else 0.0,
             latency_ms=self._latency.percentiles(),
             age_ms=self._age.percentiles(),

@@ -12,8 +12,9 @@ from typing import TypeVar
 from ..contract import Contract
 from ..errors import UsageError
 from .frame import Result
+from .measure import StreamStatus
 
-_EXPECTED = "a video file (.mp4, .mov, .mkv, .avi), a folder, null:// or show://"
+_EXPECTED = "a video file (.mp4, .mov, .mkv, .avi), a folder, null://, show:// or serve://HOST:PORT"
 _Sink = TypeVar("_Sink", bound="Sink")  # typing.Self needs Python 3.11
 
 
@@ -35,6 +36,9 @@ class Sink(abc.ABC):
         Raises:
             SinkError: if it cannot be written.
         """
+
+    def tell(self, status: StreamStatus) -> None:  # noqa: B027
+        """Hear how the stream is doing: at its start and every few seconds, also while the source gives nothing."""
 
     def close(self, keep: bool = True) -> None:  # noqa: B027
         """Finish; may be called more than once.
@@ -72,7 +76,11 @@ class TeeSink(Sink):
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = tuple(sinks)
-        self.needs_picture = any(sink.needs_picture for sink in sinks)
+
+    @property
+    def needs_picture(self) -> bool:  # type: ignore[override]
+        """Whether one of them needs a picture."""
+        return any(sink.needs_picture for sink in self._sinks)
 
     @property
     def wants_stop(self) -> bool:  # type: ignore[override]
@@ -83,6 +91,11 @@ class TeeSink(Sink):
         """Hand the result to each."""
         for sink in self._sinks:
             sink.write(result)
+
+    def tell(self, status: StreamStatus) -> None:
+        """Let each hear."""
+        for sink in self._sinks:
+            sink.tell(status)
 
     def close(self, keep: bool = True) -> None:
         """Close each, also where closing another fails; the first failure is raised."""
@@ -96,8 +109,8 @@ def open_sink(
 
     Args:
         spec: a video file, a folder (``NAME_overlay.png`` and ``NAME_labels.png`` for each frame), ``null://``,
-            ``show://`` (a window), or several of them.
-        contract: what the labels mean; it names the window.
+            ``show://`` (a window), ``serve://HOST:PORT`` (a page in the browser), or several of them.
+        contract: what the labels mean; it names window and page.
         fps: rate at which a video plays.
         force: whether what exists may be overwritten.
 
@@ -106,7 +119,7 @@ def open_sink(
 
     Raises:
         UsageError: if ``spec`` means nothing, or exists and ``force`` is not given.
-        MissingError: if OpenCV is missing, or has no window to show.
+        MissingError: if OpenCV is missing or has no window to show, or the page's web server is missing.
         SinkError: if the place cannot be written to.
     """
     if not isinstance(spec, (str, Path)):
@@ -125,6 +138,10 @@ def open_sink(
         from .sink_window import WindowSink
 
         return WindowSink(f"fcn-edge {contract.model}")
+    if text.startswith("serve://"):
+        from .sink_page import PageSink
+
+        return PageSink(text.removeprefix("serve://"), contract)
     path = Path(text)
     if not text or "://" in text:
         raise UsageError(f"sink '{text}' is unknown; expected {_EXPECTED}")

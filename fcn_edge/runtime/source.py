@@ -14,6 +14,7 @@ from typing import TypeVar
 from ..errors import SourceError, UsageError
 from ..pixels import IMAGE_SUFFIXES, Image
 from .frame import Frame
+from .measure import Link
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 _Source = TypeVar("_Source", bound="Source")  # typing.Self needs Python 3.11
@@ -34,6 +35,7 @@ class Source(abc.ABC):
         frame_count: how many frames it has as far as is known beforehand; None if endless.
         is_live: whether frames are lost when nobody reads them.
         note: a sentence on how it ended, where there is something to say; else empty.
+        link: how it is connected to what it reads; its counts are those since it was opened.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Source(abc.ABC):
         self.frame_count = frame_count
         self.is_live = is_live
         self.note = ""
+        self.link = Link()
         self._next_index = 0
 
     @abc.abstractmethod
@@ -75,7 +78,7 @@ class Source(abc.ABC):
         return Frame(image_bgr, index, time.monotonic_ns(), name or f"{index:06d}")
 
 
-def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
+def open_source(spec: str | Path, *, fps: float | None = None, max_reconnects: int | None = None) -> Source:
     """Open a source of frames.
 
     Args:
@@ -83,6 +86,7 @@ def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
             ``/dev/video0``, ``csi://0``, ``rtsp://...``), or
             ``synthetic://street[?seed=0&size=360x480&fps=30&frames=300&live=1]``, endless unless ``frames`` is given.
         fps: rate to play at, in place of the source's own (a video file) or of 15 (images).
+        max_reconnects: tries in a row to open a camera again that was lost; None: as many as it takes.
 
     Returns:
         The opened source; close it, or use it in a ``with``.
@@ -99,11 +103,11 @@ def open_source(spec: str | Path, *, fps: float | None = None) -> Source:
         raise SourceError(f"the source is empty; expected {_EXPECTED}")
     scheme, has_scheme, rest = text.partition("://")
     if has_scheme:
-        return _open_url(text, scheme.lower(), rest, fps)
+        return _open_url(text, scheme.lower(), rest, fps, max_reconnects)
     if re.fullmatch(r"\d+|/dev/video\d+", text):
         from .source_video import open_camera
 
-        return open_camera(text)
+        return open_camera(text, max_reconnects)
     path = Path(text)
     if not path.exists() and glob.has_magic(text):
         # glob.glob, as Path.glob takes no absolute pattern.
@@ -127,7 +131,7 @@ def redact(text: str) -> str:
     return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)
 
 
-def _open_url(text: str, scheme: str, rest: str, fps: float | None) -> Source:
+def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnects: int | None) -> Source:
     if scheme == "synthetic":
         from .source_synthetic import open_synthetic
 
@@ -135,7 +139,7 @@ def _open_url(text: str, scheme: str, rest: str, fps: float | None) -> Source:
     if scheme == "csi" or scheme in NETWORK_SCHEMES:
         from .source_video import open_camera
 
-        return open_camera(text)
+        return open_camera(text, max_reconnects)
     raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 

@@ -13,6 +13,7 @@ from ..pixels import Image, require_cv2
 from .frame import Frame
 from .opencv_io import has_backend, quiet_cv2
 from .source import Source, redact
+from .source_reconnecting import ReconnectingSource
 
 TIMEOUT_MS = 5000
 CLOSE_TIMEOUT_S = 2.0
@@ -89,13 +90,25 @@ def open_video(path: Path, fps: float | None = None) -> CaptureSource:
     return CaptureSource(capture, str(path), fps)
 
 
-def open_camera(spec: str) -> CaptureSource:
+def open_camera(spec: str, max_reconnects: int | None = None) -> Source:
     """Open a camera: ``0`` or ``/dev/video0``, ``csi://0``, or a network address.
+
+    It is opened again when it is lost. A web server's video that has a length is no camera but read as a file is.
 
     Raises:
         SourceError: if it is not there or does not answer, or this build of OpenCV lacks what it needs.
     """
-    name = redact(spec)
+    opened = []
+    if spec.lower().startswith(("http://", "https://")):
+        first = _open_camera_once(spec)
+        if first.frame_count:
+            return first
+        opened.append(first)
+    return ReconnectingSource(lambda: opened.pop() if opened else _open_camera_once(spec), redact(spec), max_reconnects)
+
+
+def _open_camera_once(spec: str) -> CaptureSource:
+    name, is_file = redact(spec), False
     with quiet_cv2() as cv2:
         if spec.startswith("csi://"):
             if not has_backend(cv2, cv2.CAP_GSTREAMER):
@@ -109,6 +122,7 @@ def open_camera(spec: str) -> CaptureSource:
             # The time-outs work with this backend only; without them open and read block for 30 s or for ever.
             timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
             capture = cv2.VideoCapture(spec, cv2.CAP_FFMPEG, timeouts)
+            is_file = spec.lower().startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         else:
             device = int(spec) if spec.isdecimal() else spec
             if isinstance(device, str) and not Path(device).exists():
@@ -117,7 +131,7 @@ def open_camera(spec: str) -> CaptureSource:
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one from seconds ago
     if not capture.isOpened():
         raise SourceError(f"{name} cannot be opened; {_remedy(is_live=True) if '://' in spec else _cameras()}")
-    return CaptureSource(capture, name, is_live=True)
+    return CaptureSource(capture, name, is_live=not is_file)
 
 
 def csi_pipeline(spec: str) -> str:

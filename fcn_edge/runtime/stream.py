@@ -44,8 +44,8 @@ def run(
         sink: where results go.
         overlay: what draws the pictures; None: an :class:`Overlay` as it comes.
         max_frames: how many results to make at most.
-        on_status: called about every ``status_every_s`` seconds.
-        status_every_s: seconds between two calls of ``on_status``.
+        on_status: called about every ``status_every_s`` seconds, as is the sink's ``tell``.
+        status_every_s: seconds between two of these calls.
 
     Returns:
         What became of the stream.
@@ -57,8 +57,9 @@ def run(
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
     overlay = overlay or Overlay(engine.contract)
-    meter = Meter(source.frame_count)
+    meter = Meter(source.name, source.frame_count)
     with _stop_on_signals() as stop, _closing(sink, source.is_live), Reader(source) as reader:
+        sink.tell(meter.status(source.link))
         while True:
             frame, dropped = reader.take(_POLL_S)
             if stop.requested or sink.wants_stop:
@@ -79,9 +80,12 @@ def run(
             if meter.frames_out == max_frames:
                 ended = "limit"
                 break
-            if on_status is not None and meter.seconds_since_status() >= status_every_s:
-                on_status(meter.status())
-    return meter.summary(ended)
+            if meter.seconds_since_status() >= status_every_s:
+                status = meter.status(source.link)
+                sink.tell(status)
+                if on_status is not None:
+                    on_status(status)
+    return meter.summary(ended, source.link)
 
 
 class _Stop:

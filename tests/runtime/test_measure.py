@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fcn_edge.runtime.measure import Latencies, Meter, Percentiles
+from fcn_edge.runtime.measure import Latencies, Link, Meter, Percentiles
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -28,6 +28,6 @@ def test_one_value_is_every_percentile(value):
 
 def test_nothing_measured_is_none_not_zero():
     assert Latencies().percentiles() == Percentiles()
-    summary = Meter(None).summary("eof").to_dict()
+    summary = Meter("list", None).summary("eof", Link()).to_dict()
     assert summary["latency_ms"]["p95"] is None
     assert (summary["fps"], summary["frames_out"]) == (0.0, 0)

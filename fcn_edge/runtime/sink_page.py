@@ -1,0 +1,195 @@
+"""A page in the browser as a sink: the live picture and the stream's numbers; knows nothing about files and windows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..contract import Contract
+from ..errors import MissingError, UsageError
+from ..pixels import require_cv2
+from .frame import Result
+from .measure import StreamStatus
+from .sink import Sink
+
+PICTURE_EVERY_S = 0.04  # a page needs no more than 25 pictures a second
+SHARES_EVERY_S = 1.0
+JPEG_QUALITY = 80
+CLOSE_TIMEOUT_S = 3.0
+_POLL_S = 0.01
+_BOUNDARY = "picture"
+_PAGE = Path(__file__).with_name("page.html")
+
+
+class PageSink(Sink):
+    """Serves ``/`` (the page), ``/stream.mjpg`` (pictures, as cameras send them) and ``/status.json``.
+
+    A thread serves; the stream only leaves its newest picture, drawn and encoded while somebody looks on. A slow
+    viewer misses pictures and holds up nobody. There is no password and nothing can be changed through the page.
+
+    Args:
+        address: ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` or ``PORT``; without a host only this machine can look on.
+        contract: names and colours of the classes.
+
+    Raises:
+        UsageError: if the address means nothing, is not this machine's or is taken.
+        MissingError: if the web server is not installed.
+    """
+
+    def __init__(self, address: str, contract: Contract) -> None:
+        self._contract = contract
+        self._viewers = 0
+        self._picture: tuple[int, bytes] = (0, b"")
+        self._shares: list[float] = []
+        self._status: StreamStatus | None = None
+        self._drawn_s = self._shared_s = 0.0
+        self._is_over = False
+        self._server = _server(self._app())
+        listener = _listen(*_host_and_port(address))
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="fcn-edge-page", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def needs_picture(self) -> bool:  # type: ignore[override]
+        """Whether somebody looks on whose last picture is old enough."""
+        return self._viewers > 0 and time.monotonic() - self._drawn_s >= PICTURE_EVERY_S
+
+    def write(self, result: Result) -> None:
+        """Encode the picture, if there is one and somebody looks on; now and then count the classes."""
+        now = time.monotonic()
+        if self._viewers and result.picture_bgr is not None and now - self._drawn_s >= PICTURE_EVERY_S:
+            cv2 = require_cv2()
+            found, jpeg = cv2.imencode(".jpg", result.picture_bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            if found:
+                self._picture = (self._picture[0] + 1, jpeg.tobytes())
+            self._drawn_s = now
+        if self._viewers and now - self._shared_s >= SHARES_EVERY_S:
+            counts = np.bincount(result.labels.ravel(), minlength=self._contract.num_classes)
+            self._shares = [round(float(share), 4) for share in counts / max(1, result.labels.size)]
+            self._shared_s = now
+
+    def tell(self, status: StreamStatus) -> None:
+        """Keep the numbers for whoever asks."""
+        self._status = status
+
+    def close(self, keep: bool = True) -> None:
+        """Let viewers see the end and stop serving."""
+        self._is_over = True
+        self._server.should_exit = True
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _app(self) -> Any:
+        try:
+            from starlette.applications import Starlette
+            from starlette.requests import Request
+            from starlette.responses import HTMLResponse, Response, StreamingResponse
+            from starlette.routing import Route
+        except ImportError as exc:
+            raise _missing() from exc
+
+        fresh = {"Cache-Control": "no-store"}
+
+        async def page(request: Request) -> Response:
+            return HTMLResponse(_PAGE.read_text(encoding="utf-8"), headers=fresh)
+
+        async def status(request: Request) -> Response:
+            return Response(msgspec.json.encode(self._numbers()), media_type="application/json", headers=fresh)
+
+        async def pictures(request: Request) -> Response:
+            kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+            return StreamingResponse(self._parts(), media_type=kind, headers=fresh)
+
+        return Starlette(
+            routes=[Route("/", page), Route("/status.json", status), Route("/stream.mjpg", pictures)],
+        )
+
+    def _numbers(self) -> dict[str, Any]:
+        shares: Sequence[float | None] = self._shares or [None] * self._contract.num_classes
+        return {
+            "model": self._contract.model,
+            "status": msgspec.to_builtins(self._status) if self._status else None,
+            "viewers": self._viewers,
+            "classes": [
+                {"name": name, "rgb": rgb, "share": share}
+                for name, rgb, share in zip(self._contract.class_names, self._contract.palette, shares, strict=True)
+            ],
+        }
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        """Each picture as a part of the answer, the newest whenever the viewer is ready, until the stream is over."""
+        self._viewers += 1
+        shown = 0
+        try:
+            yield f"--{_BOUNDARY}\r\n".encode()
+            while not self._is_over:
+                number, jpeg = self._picture
+                if number == shown:
+                    await asyncio.sleep(_POLL_S)
+                    continue
+                shown = number
+                # A browser shows a part once it has seen the boundary behind it.
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                yield head.encode() + jpeg + f"\r\n--{_BOUNDARY}\r\n".encode()
+        finally:
+            self._viewers -= 1
+
+
+def page_url(address: str) -> str:
+    """Where a page is that is served on ``address``.
+
+    Raises:
+        UsageError: if that is no address.
+    """
+    host, port = _host_and_port(address)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]*)):)?(\d{1,5})", address)
+    if not found or not 1 <= int(found[3]) <= 65535:
+        raise UsageError(f"'{address}' is no address to serve on; expected HOST:PORT, such as 127.0.0.1:8080")
+    return found[1] or found[2] or "127.0.0.1", int(found[3])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        raise UsageError(
+            f"cannot serve on {host}:{port} ({exc.strerror or exc}); choose another port, and a host that is an "
+            "address of this machine (127.0.0.1 for this machine alone, 0.0.0.0 for all that can reach it)"
+        ) from exc
+
+
+def _server(app: Any) -> Any:
+    try:
+        import uvicorn
+    except ImportError as exc:
+        raise _missing() from exc
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_level="critical",
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def _missing() -> MissingError:
+    return MissingError("a page needs a web server, which is not installed: pip install 'fcn-edge[serve]'")

@@ -1,0 +1,83 @@
+"""What ``fcn-edge stream`` takes, and the stream it asks for; prints nothing and imports a stage when it opens it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .arguments import count, positive, share
+
+if TYPE_CHECKING:
+    from .runtime import StreamSummary
+
+
+def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stream``."""
+    parser.add_argument("model", metavar="MODEL", help=".onnx, .pt, .engine, or the name of a shipped model")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, synthetic://street"
+    )
+    parser.add_argument(
+        "sink", metavar="SINK", nargs="?", default="null://", help="FILE.mp4, a folder, null:// (default)"
+    )
+    parser.add_argument("--show", action="store_true", help="also show a window; q ends")
+    parser.add_argument(
+        "--serve", metavar="HOST:PORT", help="also show the stream on a page; without HOST for this machine alone"
+    )
+    parser.add_argument("--opacity", type=share, default=0.5, help="of the overlay, 0 to 1 (%(default)s)")
+    parser.add_argument("--mode", choices=("overlay", "mask", "both"), default="overlay", help="(%(default)s)")
+    parser.add_argument("--no-legend", action="store_true", help="leave the legend out")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
+    parser.add_argument("--fps", type=float, help="rate to play at (the video's own; 15 for images)")
+    parser.add_argument(
+        "--max-reconnects", type=count, metavar="N", help="give a lost camera up after N tries in a row (never)"
+    )
+    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
+    parser.add_argument("--force", action="store_true", help="replace SINK")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) -> StreamSummary:
+    """Open what is asked for and stream until it ends.
+
+    Args:
+        args: the parsed arguments.
+        say: takes a line on how the stream is doing.
+
+    Returns:
+        What became of the stream.
+
+    Raises:
+        FcnEdgeError: what the stages raise that cannot be opened or fail.
+    """
+    from .benchmarks.engines import open_any_engine
+    from .runtime import Overlay, open_sink, open_source, run
+
+    sinks = [args.sink]
+    if args.show:
+        sinks.append("show://")
+    if args.serve:
+        from .runtime.sink_page import page_url
+
+        url = page_url(args.serve)  # refused before anything is opened
+        sinks.append(f"serve://{args.serve}")
+    with (
+        open_any_engine(args.model, threads=args.threads) as engine,
+        open_source(args.source, fps=args.fps, max_reconnects=args.max_reconnects) as source,
+        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force) as sink,
+    ):
+        if args.serve:
+            say(f"fcn-edge: {url} shows the stream")
+        overlay = Overlay(engine.contract, opacity=args.opacity, legend=not args.no_legend, mode=args.mode)
+        summary = run(
+            source,
+            engine,
+            sink,
+            overlay=overlay,
+            max_frames=args.max_frames,
+            on_status=lambda status: say(str(status)),
+        )
+        if source.note:
+            say(f"fcn-edge: {source.note}")
+    return summary

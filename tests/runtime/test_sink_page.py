@@ -1,0 +1,209 @@
+"""The page over a real connection: what a browser would be sent, and what a stream costs without one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import sys
+import threading
+import time
+import urllib.request
+
+import cv2
+import numpy as np
+import pytest
+
+from fcn_edge.errors import MissingError, UsageError
+from fcn_edge.runtime import open_sink, open_source, run
+from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
+from fcn_edge.runtime.frame import Frame, Result
+from fcn_edge.runtime.measure import Link, Meter
+from fcn_edge.runtime.sink_page import PageSink, page_url
+
+
+@pytest.fixture
+def address():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    return f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def page(address):
+    sink = PageSink(address, ECHO_CONTRACT)
+    yield sink
+    sink.close()
+
+
+def get(address, path=""):
+    with urllib.request.urlopen(f"http://{address}/{path}", timeout=10) as answer:
+        return answer.read(), answer.headers
+
+
+def result(level=200, labels=None):
+    labels = np.zeros((48, 64), np.uint8) if labels is None else labels
+    picture = np.full((48, 64, 3), level, np.uint8)
+    return Result(Frame(picture, 0, time.monotonic_ns(), "0"), labels, picture, 0)
+
+
+@contextlib.contextmanager
+def looking_on(page, address):
+    """A viewer that only connects; ``read`` gives what it has been sent."""
+    with urllib.request.urlopen(f"http://{address}/stream.mjpg", timeout=10) as answer:
+        wait_for(lambda: page._viewers == 1)
+        yield answer
+    wait_for(lambda: page._viewers == 0)
+
+
+def wait_for(condition, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
+def test_page_is_whole_and_asks_for_nothing_elsewhere(page, address):
+    body, headers = get(address)
+    text = body.decode()
+    assert headers["Content-Type"].startswith("text/html")
+    assert "stream.mjpg" in text
+    assert "status.json" in text
+    assert not re.search(r"https?://", text), "a headless box may have no internet"
+
+
+def test_numbers_before_and_after_the_first_status(page, address):
+    before = json.loads(get(address, "status.json")[0])
+    assert (before["model"], before["status"]) == (ECHO_CONTRACT.model, None)
+    assert [one["name"] for one in before["classes"]] == list(ECHO_CONTRACT.class_names)
+    assert before["classes"][0]["share"] is None
+    page.tell(Meter("rtsp://***@cam/1", None).status(Link("reconnecting", 2, 1)))
+    after = json.loads(get(address, "status.json")[0])["status"]
+    assert after["source"] == "rtsp://***@cam/1"
+    assert after["link"] == {"state": "reconnecting", "reconnects": 2, "stalls": 1}
+    assert after["latency_p95_ms"] is None
+
+
+def test_nothing_is_drawn_while_nobody_looks_on(page, address):
+    assert not page.needs_picture
+    page.write(result())
+    assert page._picture == (0, b"")
+    with looking_on(page, address):
+        assert page.needs_picture
+        page.write(result())
+        assert not page.needs_picture, "the next one is due in 40 ms"
+        wait_for(lambda: page.needs_picture)
+    assert not page.needs_picture
+
+
+def test_pictures_arrive_as_they_were_drawn(page, address):
+    with looking_on(page, address) as answer:
+        page.write(result(level=200))
+        assert answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=picture"
+        assert answer.readline() == b"--picture\r\n"
+        assert answer.readline() == b"Content-Type: image/jpeg\r\n"
+        length = int(answer.readline().split(b":")[1])
+        answer.readline()
+        image = cv2.imdecode(np.frombuffer(answer.read(length), np.uint8), cv2.IMREAD_COLOR)
+        assert answer.read(13) == b"\r\n--picture\r\n"[:13]
+    assert image.shape == (48, 64, 3)
+    assert abs(int(image[20, 20, 1]) - 200) <= 2
+
+
+def test_shares_of_the_classes(page, address):
+    labels = np.zeros((48, 64), np.uint8)
+    labels[:12] = 2
+    with looking_on(page, address):
+        page.write(result(labels=labels))
+        shares = [one["share"] for one in json.loads(get(address, "status.json")[0])["classes"]]
+    assert shares == [0.75, 0.0, 0.25, 0.0]
+
+
+def test_a_slow_viewer_holds_up_nobody(page, address):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (1080, 1920, 3), np.uint8)
+    big = Result(Frame(noise, 0, time.monotonic_ns(), "0"), np.zeros((1080, 1920), np.uint8), noise, 0)
+    with looking_on(page, address):  # reads nothing, so that its connection is full after a few megabytes
+        for _ in range(15):
+            page._drawn_s = 0.0
+            page.write(big)
+        assert page._picture[0] == 15
+        assert json.loads(get(address, "status.json")[0])["viewers"] == 1
+
+
+def test_close_ends_it_for_the_viewers_and_frees_the_port(address):
+    page = PageSink(address, ECHO_CONTRACT)
+    with looking_on(page, address) as answer:
+        started = time.monotonic()
+        page.close()
+        answer.read()
+        assert time.monotonic() - started < 5
+    page.close()
+    PageSink(address, ECHO_CONTRACT).close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "fcn-edge-page"]
+
+
+def test_one_stream_is_the_camera_of_another(address, tmp_path):
+    """What is served is what network cameras send, so a second process can read it."""
+    done = threading.Event()
+
+    class Until(EchoEngine):
+        def infer(self, frame_bgr):
+            sink.wants_stop = done.is_set()
+            return super().infer(frame_bgr)
+
+    ended = []
+    with open_source("synthetic://street?size=96x128&fps=25&live=1") as source:
+        sink = open_sink(f"serve://{address}", contract=ECHO_CONTRACT)
+        thread = threading.Thread(target=lambda: ended.append(run(source, Until(), sink).ended))
+        thread.start()
+        with open_source(f"http://{address}/stream.mjpg", max_reconnects=0) as second:
+            frames = [second.read() for _ in range(5)]
+        assert second.is_live
+        done.set()
+        thread.join(20)
+    assert ended == ["signal"]
+    assert all(frame.image_bgr.shape == (96, 128, 3) for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("8080", "http://127.0.0.1:8080/"),
+        (":8080", "http://127.0.0.1:8080/"),
+        ("0.0.0.0:80", "http://0.0.0.0:80/"),
+        ("jetson.local:8080", "http://jetson.local:8080/"),
+        ("[::1]:8080", "http://[::1]:8080/"),
+    ],
+)
+def test_addresses(given, url):
+    assert page_url(given) == url
+
+
+@pytest.mark.parametrize(
+    "given", ["", "host", "host:", "host:0", "host:65536", "a b:80", "::1:80", "http://x:80", "x:80/"]
+)
+def test_bad_addresses(given):
+    with pytest.raises(UsageError, match="expected HOST:PORT"):
+        page_url(given)
+
+
+def test_a_port_that_is_taken(page, address):
+    with pytest.raises(UsageError, match=f"cannot serve on {address}"):
+        PageSink(address, ECHO_CONTRACT)
+
+
+def test_a_host_that_is_another_machine():
+    with pytest.raises(UsageError, match="an address of this machine"):
+        PageSink("203.0.113.7:8080", ECHO_CONTRACT)
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_without_a_web_server(monkeypatch, address, package):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingError, match=r"fcn-edge\[serve\]"):
+        PageSink(address, ECHO_CONTRACT)
+    socket.create_server(("127.0.0.1", int(address.split(":")[1]))).close()

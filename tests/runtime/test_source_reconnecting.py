@@ -1,0 +1,317 @@
+"""Cameras that end, stall, fail and come back: made-up ones, and a real stream over HTTP that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import itertools
+import json
+import socket
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from fcn_edge.cli import main
+from fcn_edge.errors import MissingError, SourceError
+from fcn_edge.runtime import open_sink, open_source, run, source_reconnecting
+from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
+from fcn_edge.runtime.source_reconnecting import ReconnectingSource
+
+CAMERA_THREAD = "fcn-edge-camera"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(source_reconnecting, "STALL_S", 0.3)
+    monkeypatch.setattr(source_reconnecting, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(source_reconnecting, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(source_reconnecting, "OPEN_TIMEOUT_S", 0.5)
+
+
+@pytest.fixture
+def camera(list_source, marks):
+    """Opens, one after another, the cameras it is given: frames by number, or what opening raises or does."""
+
+    def make(*openings, **options):
+        left = iter(openings)
+
+        def open_one():
+            opening = next(left, SourceError("it is gone"))
+            if callable(opening):
+                opening = opening()
+            if isinstance(opening, BaseException):
+                raise opening
+            items = [marks[0](item) if isinstance(item, int) else item for item in opening]
+            opened.append(list_source(items, is_live=True))
+            return opened[-1]
+
+        return ReconnectingSource(open_one, "cam", **options)
+
+    opened = []
+    make.opened = opened
+    return make
+
+
+def test_a_camera_that_ends_is_opened_again_and_frames_are_numbered_on(camera, marks):
+    with camera([0, 1, 2], [3, 4], max_reconnects=1) as source:
+        assert source.is_live
+        frames = list(source)
+    assert [marks[1](frame.image_bgr) for frame in frames] == [0, 1, 2, 3, 4]
+    assert [(frame.index, frame.name) for frame in frames] == [(index, f"00000{index}") for index in range(5)]
+    assert (source.link.reconnects, source.link.stalls, source.link.state) == (1, 0, "failed")
+    assert source.note == "cam was lost and did not come back in 1 tries: it ended"
+
+
+def test_capture_times_are_those_of_the_camera(camera):
+    with camera([0, 1]) as source:
+        time.sleep(0.1)
+        before = time.monotonic_ns()
+        assert source.read().captured_ns < before
+
+
+def test_an_error_of_the_camera_is_a_loss_but_one_of_the_program_is_not(camera):
+    with camera([0, SourceError("half a frame")], [1, MissingError("no OpenCV")]) as source:
+        frames = []
+        with pytest.raises(MissingError):
+            frames.extend(source)
+        assert source.link.reconnects == 1
+
+
+def test_a_stall_is_left_and_what_comes_of_it_later_is_not_shown(camera, marks):
+    release = threading.Event()
+
+    def stuck():
+        release.wait(10)
+        return marks[0](7)
+
+    with camera([0, 1, stuck, 8], [2, 3], max_reconnects=1) as source:
+        frames = [source.read() for _ in range(3)]
+        assert source.link.stalls == 1
+        release.set()
+        frames += list(source)
+        # The thread that was stuck has closed its own camera and is gone, as are the others.
+        deadline = time.monotonic() + 5
+        while any(thread.name == CAMERA_THREAD for thread in threading.enumerate()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [marks[1](frame.image_bgr) for frame in frames] == [0, 1, 2, 3]
+    assert not [thread for thread in threading.enumerate() if thread.name == CAMERA_THREAD]
+
+
+def test_a_slow_camera_is_not_stalled(camera, marks, list_source):
+    def late():
+        time.sleep(0.5)
+        return marks[0](1)
+
+    with camera([0, late], max_reconnects=0) as source:
+        source.fps = 2.0  # five frame times are 2.5 s
+        assert len(list(source)) == 2
+    assert source.link.stalls == 0
+
+
+def test_waits_double_up_to_half_a_minute_until_the_camera_is_steady(camera, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(source_reconnecting, "STEADY_S", 4 / 25)
+    waits = []
+
+    class Recording(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return self.is_set()
+
+    gone = [SourceError("gone")] * 8
+    with camera([0], *gone, [1], [2, 3, 4, 5], [6], max_reconnects=12) as source:
+        source._closed = Recording()
+        assert len(list(source)) == 7
+    ideal = [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, 0.5, 1]
+    assert len(waits) == 10 + 12, "after the steady one the count begins anew"
+    assert all(low <= wait <= low * 1.2 for low, wait in zip(ideal, waits, strict=False))
+
+
+def test_first_opening_fails_at_once():
+    def refuse():
+        raise SourceError("cam cannot be opened")
+
+    with pytest.raises(SourceError, match="cannot be opened"):
+        ReconnectingSource(refuse, "cam")
+    release = threading.Event()
+    with pytest.raises(SourceError, match="cam does not answer within"):
+        ReconnectingSource(lambda: release.wait(10), "cam")
+    release.set()
+
+
+def test_blocked_drivers_do_not_pile_up(camera):
+    release = threading.Event()
+    block = functools.partial(release.wait, 20)
+    with camera([0], *[block] * 20, max_reconnects=12) as source:
+        assert len(list(source)) == 1
+        blocked = [thread for thread in threading.enumerate() if thread.name == CAMERA_THREAD]
+        assert len(blocked) == source_reconnecting.MAX_BLOCKED
+        assert "4 earlier connections are still blocked" in source.note
+    release.set()
+
+
+def test_close_ends_an_outage(camera):
+    source = camera([0], *[SourceError("gone")] * 1000)
+    read = []
+    thread = threading.Thread(target=lambda: read.extend(source))
+    thread.start()
+    while source.link.state != "reconnecting":
+        time.sleep(0.01)
+    source.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(read) == 1
+
+
+def test_a_stream_over_an_outage_tells_of_it(camera):
+    seen = []
+    with camera([0] * 5, *[SourceError("gone")] * 4, [1] * 5, max_reconnects=4) as source:
+        summary = run(
+            source, EchoEngine(), open_sink("null://", contract=ECHO_CONTRACT), on_status=seen.append, status_every_s=0
+        )
+    assert (summary.ended, summary.reconnects, summary.stalls) == ("source_lost", 0, 0)
+    assert "reconnecting" in {status.link.state for status in seen}
+    assert any(str(status).endswith("reconnecting") for status in seen)
+
+
+# ------------------------------------------------------------------------------------------------- a real one
+
+
+class MjpegCamera:
+    """A camera with a web server, as many are: JPEGs one after another, at ``size_hw``; it can stall and be killed."""
+
+    def __init__(self, port: int = 0, size_hw: tuple[int, int] = (48, 64)) -> None:
+        self.size_hw, self.is_stalled, self._clients = size_hw, False, []
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port = self._listener.getsockname()[1]
+        self._is_on = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._clients.append(client)
+                threading.Thread(target=self._send, args=(client,), daemon=True).start()
+
+    def _send(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            client.recv(4096)
+            client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
+            for index in itertools.count():
+                while self.is_stalled:
+                    time.sleep(0.01)
+                jpeg = cv2.imencode(".jpg", np.full((*self.size_hw, 3), 40 + index % 100, np.uint8))[1].tobytes()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                client.sendall(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
+
+
+@pytest.fixture
+def mjpeg():
+    with contextlib.ExitStack() as stack:
+
+        def start(*args):
+            camera = MjpegCamera(*args)
+            stack.callback(camera.kill)
+            return camera
+
+        yield start
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Time enough for a real connection on a busy machine."""
+    monkeypatch.setattr(source_reconnecting, "STALL_S", 2.0)
+    monkeypatch.setattr(source_reconnecting, "OPEN_TIMEOUT_S", 15.0)
+    monkeypatch.setattr(source_reconnecting, "FIRST_WAIT_S", 0.1)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_network_camera_is_killed_and_comes_back_at_another_size(mjpeg, tmp_path, read_video):
+    first = mjpeg()
+    url = f"http://user:s3cret@127.0.0.1:{first.port}/video"
+    sizes = []
+
+    class Watch(EchoEngine):
+        def infer(self, frame_bgr):
+            sizes.append(frame_bgr.shape[:2])
+            if len(sizes) == 10:
+                first.kill()
+                mjpeg(first.port, (96, 128))
+            return super().infer(frame_bgr)
+
+    def enough():
+        return sizes.count((96, 128)) >= 10
+
+    with open_source(url) as source, open_sink(tmp_path / "o.mp4", contract=ECHO_CONTRACT, fps=source.fps) as sink:
+        assert (source.is_live, source.size_hw, "s3cret" in source.name) == (True, (48, 64), False)
+        write = sink.write
+
+        def write_and_stop(result):
+            write(result)
+            sink.wants_stop = enough()
+
+        sink.write = write_and_stop
+        summary = run(source, Watch(), sink)
+        assert source.size_hw == (96, 128)
+    assert (summary.ended, summary.reconnects, summary.stalls) == ("signal", 1, 0)
+    assert set(sizes) == {(48, 64), (96, 128)}
+    images = read_video(tmp_path / "o.mp4")
+    assert len(images) == summary.frames_out
+    assert images[-1].shape == (48, 64, 3), "a video keeps the size it began with"
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_network_camera_stalls_and_is_left(mjpeg):
+    camera = mjpeg()
+    with open_source(f"http://127.0.0.1:{camera.port}/", max_reconnects=1) as source:
+        for _ in range(5):
+            source.read()
+        camera.is_stalled = True
+        started = time.monotonic()
+        while source.read() is not None:
+            pass
+        assert 2 < time.monotonic() - started < 20
+    assert (source.link.stalls, source.link.state) == (1, "failed")
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_camera_that_is_given_up_ends_with_exit_5(mjpeg, trained, tmp_path, capsys, read_video):
+    camera = mjpeg()
+    threading.Timer(3.0, camera.kill).start()
+    url = f"http://user:s3cret@127.0.0.1:{camera.port}/"
+    out = str(tmp_path / "o.mp4")
+    assert main(["stream", str(trained / "model.onnx"), url, out, "--max-reconnects", "2", "--json"]) == 5
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert (summary["ended"], summary["reconnects"]) == ("source_lost", 0)
+    assert "did not come back in 2 tries" in printed.err
+    assert "s3cret" not in printed.err
+    assert len(read_video(tmp_path / "o.mp4")) == summary["frames_out"] > 0, "what was recorded is kept"
+
+
+def test_a_video_on_a_web_server_is_a_file(tmp_path, make_video, marks):
+    make_video(tmp_path / "v.avi", 30)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    handler.log_message = None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with open_source(f"http://127.0.0.1:{server.server_port}/v.avi") as source:
+            assert not source.is_live
+            frames = [marks[1](frame.image_bgr) for frame in source]
+        server.shutdown()
+    assert frames == [index % 20 for index in range(30)]
