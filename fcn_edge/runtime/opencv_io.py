@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -18,11 +19,35 @@ def quiet_cv2() -> Iterator[ModuleType]:
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2 = require_cv2()
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    _SILENCE.begin(cv2)
     try:
         yield cv2
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        _SILENCE.end(cv2)
+
+
+class _Silence:
+    """OpenCV's log level, which all threads share: the first to ask for silence sets it, the last one restores it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._level = 0
+
+    def begin(self, cv2: ModuleType) -> None:
+        with self._lock:
+            if self._asking == 0:
+                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._asking += 1
+
+    def end(self, cv2: ModuleType) -> None:
+        with self._lock:
+            self._asking -= 1
+            if self._asking == 0:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_SILENCE = _Silence()  # OpenCV has one level for the whole process
 
 
 def has_backend(cv2: ModuleType, api: int) -> bool:
