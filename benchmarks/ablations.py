@@ -21,7 +21,7 @@ from rich.console import Console
 from ..errors import FcnEdgeError, UsageError
 from ..training.config import TrainConfig, dict_from_config
 from .ablations_table import BENCHMARK, Ablations, Line, Run, ablations_from_record, markdown_from_ablations
-from .record import last_parts, machine_facts, write_record
+from .record import last_parts, machine_facts, passes, write_record
 
 # Options that make no other line of the table: where a run lies, its seed, and what no result depends on.
 _ASIDE = ("data", "out", "seed", "device", "threads", "memory_gib", "val_every", "keep_every")
@@ -118,7 +118,14 @@ def _read(folder: Path) -> _Read | str:
         last["val_pixel_accuracy"],
         last["val_per_class"],
         round(saved.seconds / 60, 2),
-        saved.epoch,
+        passes(
+            {
+                "config": dict_from_config(config),
+                "provenance": provenance,
+                "epochs": saved.epoch,
+                "steps": saved.step,
+            }
+        ),
         saved.step,
         provenance,
     )

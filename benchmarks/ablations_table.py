@@ -28,7 +28,7 @@ class Run:
         pixel_accuracy: of the same.
         per_class: IoU of each class; None for one that appears in neither labels nor answers.
         minutes: that it took, on whatever it ran on.
-        epochs: epochs done.
+        epochs: passes over the training images.
         steps: optimiser steps done.
         provenance: as in its checkpoint, without paths.
     """

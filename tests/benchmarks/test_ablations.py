@@ -44,6 +44,7 @@ def run(tmp_path: Path) -> Make:
             "torch": "2",
             "teacher": ",".join(config.teacher),
             "teacher_sha256": "ab",
+            "train_images": "28",
         }
         save_checkpoint(
             tmp_path / name / "last.pt",
@@ -96,6 +97,11 @@ def test_the_first_run_is_the_baseline_and_its_options_may_be_the_unusual_ones(r
     record = ablations_from_runs([run("with", 0.4, freeze_bn=True, ema=0.5), run("without", 0.5, ema=0.5)])
     assert [line.changes for line in record.results] == [{}, {"freeze_bn": False}]
     assert "`--no-freeze-bn`" in markdown_from_ablations(record)
+
+
+def test_epochs_are_passes_over_the_images_however_a_run_counts_them(run: Make) -> None:
+    record = ablations_from_runs([run("by-images", 0.4), run("by-steps", 0.4, steps_per_epoch=7, batch=8, seed=1)])
+    assert [one.epochs for line in record.results for one in line.runs] == [10, 20]  # 70 steps of 8 over 28 images
 
 
 def test_what_is_not_finished_is_left_out_and_told(run: Make, tmp_path: Path) -> None:
