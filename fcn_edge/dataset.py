@@ -49,6 +49,7 @@ CITYSCAPES = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
+_CAMVID_SPLITS = ("train", "val", "test")
 _CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _CITYSCAPES_MASKS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
 
@@ -111,9 +112,9 @@ class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
 def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> Dataset:
     """Recognise a data set by its folders and list its samples; no pixel is read.
 
-    Layouts: CamVid (``train/ trainannot/ val/ valannot/ [test/ testannot/]``), Cityscapes (``leftImg8bit/ gtFine/``),
-    plain (``images/<split>/``, ``masks/<split>/``, ``classes.json`` with ``{"names": [...], "palette": [[r, g, b],
-    ...], "ignore_id": 255}``, the last two optional).
+    Layouts: CamVid (``train/ trainannot/ val/ valannot/ test/ testannot/``, or some of the pairs), Cityscapes
+    (``leftImg8bit/ gtFine/``), plain (``images/<split>/``, ``masks/<split>/``, ``classes.json`` with ``{"names": [...],
+    "palette": [[r, g, b], ...], "ignore_id": 255}``, the last two optional).
 
     Args:
         root: the folder.
@@ -128,7 +129,7 @@ def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> 
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"data folder {root} does not exist; give the folder that holds the images and masks")
-    if ((root / "train").is_dir() and (root / "trainannot").is_dir()) or (root / "valannot").is_dir():
+    if any((root / f"{split}annot").is_dir() for split in _CAMVID_SPLITS):
         dataset = _open_camvid(root)
     elif (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
         dataset = _open_cityscapes(root)
@@ -229,7 +230,7 @@ def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 def _open_camvid(root: Path) -> Dataset:
     splits, unpaired = {}, {}
-    for split in ("train", "val", "test"):
+    for split in _CAMVID_SPLITS:
         masks = {path.stem: path for path in _images(root / f"{split}annot")}
         splits[split], unpaired[split] = _pair(_images(root / split), masks)
     id_map = (*range(len(CAMVID)), IGNORE_ID, *[-1] * (255 - len(CAMVID) - 1), IGNORE_ID)

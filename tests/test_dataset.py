@@ -38,6 +38,12 @@ def test_camvid(camvid_like: Path) -> None:
         data.samples("test")
 
 
+def test_one_split_of_camvid_is_enough(tmp_path: Path) -> None:
+    put(tmp_path / "test" / "d_1.png", 50, channels=3)
+    put(tmp_path / "testannot" / "d_1.png", 3)
+    assert [sample.name for sample in dataset.open_dataset(tmp_path).samples("test")] == ["d_1"]
+
+
 def test_a_holdout_leaves_train_and_becomes_val(camvid_like: Path) -> None:
     data = dataset.open_dataset(camvid_like, holdout="a")
     assert [sample.name for sample in data.samples("train")] == ["b_1"]
