@@ -12,7 +12,7 @@ import numpy as np
 from .frame import Frame
 
 ENDINGS = ("eof", "limit", "signal", "source_lost")
-STATES = ("running", "stalled", "reconnecting", "failed")
+STATES = ("running", "reconnecting", "failed")
 _LOWEST_MS, _HIGHEST_MS, _RATIO = 1e-3, 1e7, 1.005
 
 

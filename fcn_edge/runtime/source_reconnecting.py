@@ -57,15 +57,7 @@ class ReconnectingSource(Source):
             Exception: what is no loss of the camera, such as a missing package.
         """
         while not self._closed.is_set():
-            lost = ""
-            try:
-                frame = self._connection.take(max(STALL_S, STALL_FRAMES / self.fps))
-                lost = "it ended"
-            except TimeoutError as exc:
-                frame, lost = None, str(exc)
-                self.link = dataclasses.replace(self.link, state="stalled", stalls=self.link.stalls + 1)
-            except SourceError as exc:
-                frame, lost = None, str(exc)
+            frame, lost = self._next()
             if frame is not None:
                 self._count_steady()
                 return dataclasses.replace(self._frame(frame.image_bgr), captured_ns=frame.captured_ns)
@@ -78,6 +70,16 @@ class ReconnectingSource(Source):
         self._closed.set()
         self._connection.leave()
         self._connection.wait_until_over(CLOSE_TIMEOUT_S)
+
+    def _next(self) -> tuple[Frame | None, str]:
+        """The next frame of this connection, or how it was lost."""
+        try:
+            return self._connection.take(max(STALL_S, STALL_FRAMES / self.fps)), "it ended"
+        except TimeoutError as exc:
+            self.link = dataclasses.replace(self.link, stalls=self.link.stalls + 1)
+            return None, str(exc)
+        except SourceError as exc:
+            return None, str(exc)
 
     def _reconnect(self, lost: str) -> bool:
         """Try until there is a connection; False if the camera is given up or the source is closed meanwhile."""
