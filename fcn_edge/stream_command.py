@@ -19,7 +19,10 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="SOURCE", help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, synthetic://street"
     )
     parser.add_argument(
-        "sink", metavar="SINK", nargs="?", default="null://", help="FILE.mp4, a folder, null:// (default)"
+        "sinks",
+        metavar="SINK",
+        nargs="*",
+        help="FILE.mp4, a folder, FILE.jsonl (shares of the classes), null:// (default), or several",
     )
     parser.add_argument("--show", action="store_true", help="also show a window; q ends")
     parser.add_argument(
@@ -54,7 +57,7 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
     from .benchmarks.engines import open_any_engine
     from .runtime import Overlay, open_sink, open_source, run
 
-    sinks = [args.sink]
+    sinks = args.sinks or ["null://"]
     if args.show:
         sinks.append("show://")
     if args.serve:

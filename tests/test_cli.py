@@ -154,6 +154,8 @@ def test_stream_json_and_video(trained: Path, tmp_path: Path, capsys: pytest.Cap
         count += 1
     assert count == 9
     assert call("stream", trained / "model.onnx", source, out) == USAGE  # nothing is overwritten without --force
+    assert call("stream", trained / "model.onnx", source, tmp_path / "two.mp4", tmp_path / "two.jsonl") == 0
+    assert len((tmp_path / "two.jsonl").read_text().splitlines()) == 9
 
 
 def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,10 @@ from ..errors import UsageError
 from .frame import Result
 from .measure import StreamStatus
 
-_EXPECTED = "a video file (.mp4, .mov, .mkv, .avi), a folder, null://, show:// or serve://HOST:PORT"
+_EXPECTED = (
+    "a video file (.mp4, .mov, .mkv, .avi), a folder, a file of JSON lines (.jsonl), null://, show:// or "
+    "serve://HOST:PORT"
+)
 _Sink = TypeVar("_Sink", bound="Sink")  # typing.Self needs Python 3.11
 
 
@@ -108,9 +111,10 @@ def open_sink(
     """Open a sink. Nothing appears on disk before the first result is written.
 
     Args:
-        spec: a video file, a folder (``NAME_overlay.png`` and ``NAME_labels.png`` for each frame), ``null://``,
-            ``show://`` (a window), ``serve://HOST:PORT`` (a page in the browser), or several of them.
-        contract: what the labels mean; it names window and page.
+        spec: a video file, a folder (``NAME_overlay.png`` and ``NAME_labels.png`` for each frame), a ``.jsonl`` file
+            (a line with the share of each class for each frame), ``null://``, ``show://`` (a window),
+            ``serve://HOST:PORT`` (a page in the browser), or several of them.
+        contract: what the labels mean; window, page and lines name classes or model by it.
         fps: rate at which a video plays.
         force: whether what exists may be overwritten.
 
@@ -145,6 +149,10 @@ def open_sink(
     path = Path(text)
     if not text or "://" in text:
         raise UsageError(f"sink '{text}' is unknown; expected {_EXPECTED}")
+    if path.suffix.lower() == ".jsonl":
+        from .sink_lines import LinesSink
+
+        return LinesSink(path, contract, force)
     from .sink_video import CODECS, VideoSink
 
     if path.suffix.lower() in CODECS:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import collections
+import datetime
+import json
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -201,3 +204,47 @@ def test_window_without_a_screen_says_so(opened, monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(MissingError, match="no screen"):
         opened(["null://", "show://"])
+
+
+def test_lines_tell_the_share_of_each_class_as_frames_come(opened, contract, tmp_path):
+    path = tmp_path / "out.jsonl"
+    labels = np.zeros((48, 64), np.uint8)
+    labels[:12] = 3
+    frame = Frame(np.zeros((48, 64, 3), np.uint8), 7, time.monotonic_ns() - 20_000_000, "street_7")
+    with opened(path) as sink:
+        assert not sink.needs_picture
+        assert not path.exists()
+        sink.write(Result(frame, labels, None, 2))
+        line = json.loads(path.read_text())  # whole while the stream goes on
+        sink.write(Result(frame, labels, None, 0))
+    assert len(path.read_text().splitlines()) == 2
+    assert list(line) == ["frame", "name", "time", "age_ms", "dropped", "shares"]
+    assert (line["frame"], line["name"], line["dropped"]) == (7, "street_7", 2)
+    assert list(line["shares"].items()) == list(zip(contract.class_names, [0.75, 0.0, 0.0, 0.25], strict=True))
+    assert 20 <= line["age_ms"] < 5000
+    captured = datetime.datetime.fromisoformat(line["time"])
+    assert abs((datetime.datetime.now(datetime.timezone.utc) - captured).total_seconds()) < 60
+
+
+def test_lines_stay_after_an_error_and_are_not_overwritten(opened, tmp_path, marks):
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(RuntimeError):
+        write_then_raise(opened(path), result(0, marks[0](0)), RuntimeError)
+    before = path.read_bytes()
+    assert before.endswith(b"}\n")
+    with pytest.raises(UsageError, match="--force"):
+        opened(path)
+    opened(path, force=True).close()
+    assert path.read_bytes() == before, "nothing is replaced before there is something to write"
+
+
+def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    sink = opened("x.jsonl")
+    sink._path = Path("/dev/full")
+    with pytest.raises(SinkError, match="disk has room"):
+        sink.write(result(0, marks[0](0)))
+    sink.close()
+    with pytest.raises(SinkError, match="check its folder"):
+        opened("missing/x.jsonl").write(result(0, marks[0](0)))

@@ -1,0 +1,80 @@
+"""A file of JSON lines as a sink, one for each frame with the share of each class; knows nothing about pictures."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+
+from ..contract import Contract
+from ..errors import SinkError, UsageError
+from .frame import Result
+from .sink import Sink
+
+
+class LinesSink(Sink):
+    """Writes ``{"frame", "name", "time", "age_ms", "dropped", "shares"}`` for each frame, at once and whole.
+
+    ``time`` is the clock's at capture (UTC, ISO 8601), ``age_ms`` from then until the line, ``dropped`` the frames lost
+    since the line before; ``shares`` has each class's share of the frame's pixels by name, the sum is 1. Lines can be
+    read while the stream runs, and stay whatever ends it.
+
+    Args:
+        path: the file; it is made with the first line.
+        contract: names of the classes.
+        force: whether it may exist.
+
+    Raises:
+        UsageError: if it exists and ``force`` is not given, or it is a folder.
+    """
+
+    needs_picture = False
+
+    def __init__(self, path: Path, contract: Contract, force: bool = False) -> None:
+        if path.is_dir():
+            raise UsageError(f"sink {path} is a folder; choose another name for the lines")
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists; choose another name or overwrite it with --force")
+        self._path = path
+        self._names = contract.class_names
+        self._file: BinaryIO | None = None
+
+    def write(self, result: Result) -> None:
+        """Append the line.
+
+        Raises:
+            SinkError: if the disk is full or does not let us.
+        """
+        counts = np.bincount(result.labels.ravel(), minlength=len(self._names))
+        age_ns = time.monotonic_ns() - result.frame.captured_ns
+        captured = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(microseconds=age_ns / 1e3)
+        line = {
+            "frame": result.frame.index,
+            "name": result.frame.name,
+            "time": captured.isoformat(timespec="milliseconds"),
+            "age_ms": round(age_ns / 1e6, 3),
+            "dropped": result.dropped,
+            "shares": {
+                name: round(float(count) / result.labels.size, 6)
+                for name, count in zip(self._names, counts, strict=True)
+            },
+        }
+        try:
+            if self._file is None:
+                self._file = self._path.open("wb", buffering=0)
+            self._file.write(msgspec.json.encode(line) + b"\n")
+        except OSError as exc:
+            raise SinkError(
+                f"frame {result.frame.index} cannot be written to {self._path} ({exc.strerror or exc}); "
+                "check its folder, its permissions and that the disk has room"
+            ) from exc
+
+    def close(self, keep: bool = True) -> None:
+        """Close the file; its lines stay, as each is whole."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
