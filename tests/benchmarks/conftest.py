@@ -83,6 +83,22 @@ def small_checkpoint(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def held_out_checkpoint(lively_model, tmp_path_factory) -> Path:
+    """A lively ``fcn8s-edge-n`` for ``data``, said to have learned without its sequence b."""
+    from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint
+    from fcn_edge.training.config import TrainConfig
+
+    model = lively_model("fcn8s-edge-n", len(street.CLASS_NAMES))
+    mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
+    names, palette = tuple(street.CLASS_NAMES), tuple(map(tuple, street.PALETTE))
+    contract = Contract(model.name, (64, 96), names, palette, mean, std, model.strides)
+    config = TrainConfig(model=model.name, holdout="b", logit_adjustment=0.25)
+    path, state = tmp_path_factory.mktemp("run") / "last.pt", model.state_dict()
+    save_checkpoint(path, Checkpoint(contract, config, model=state, ema=state))
+    return path
+
+
 @pytest.fixture
 def drawn_root(tmp_path) -> Path:
     """Three images of 40x60 with random masks: another size than the models'."""

@@ -10,33 +10,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fcn_edge import metrics, street  # noqa: E402
+from fcn_edge import metrics  # noqa: E402
 from fcn_edge.benchmarks import logit_adjustment  # noqa: E402
-from fcn_edge.contract import Contract  # noqa: E402
 from fcn_edge.dataset import open_dataset, read_sample  # noqa: E402
 from fcn_edge.training.adjustment import shift_logits  # noqa: E402
-from fcn_edge.training.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
-from fcn_edge.training.config import TrainConfig  # noqa: E402
+from fcn_edge.training.checkpoint import model_from_checkpoint  # noqa: E402
 from fcn_edge.training.losses import enet_weights  # noqa: E402
 
-SIZE_HW = (64, 96)
 
-
-@pytest.fixture(scope="module")
-def checkpoint(lively_model, tmp_path_factory) -> Path:
-    model = lively_model("fcn8s-edge-n", len(street.CLASS_NAMES))
-    mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
-    names, palette = tuple(street.CLASS_NAMES), tuple(map(tuple, street.PALETTE))
-    contract = Contract(model.name, SIZE_HW, names, palette, mean, std, model.strides)
-    config = TrainConfig(model=model.name, holdout="b", logit_adjustment=0.25)
-    path, state = tmp_path_factory.mktemp("run") / "last.pt", model.state_dict()
-    save_checkpoint(path, Checkpoint(contract, config, model=state, ema=state))
-    return path
-
-
-def test_each_share_is_what_shifted_scores_answer(checkpoint: Path, data: Path, tmp_path: Path, capsys) -> None:
+def test_each_share_is_what_shifted_scores_answer(
+    held_out_checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
     out = tmp_path / "record.json"
-    options = [str(checkpoint), "--data", str(data), "--holdout", "b", "-o", str(out)]
+    options = [str(held_out_checkpoint), "--data", str(data), "--holdout", "b", "-o", str(out)]
     assert logit_adjustment.main(options) == 0
     (run,) = msgspec.json.decode(out.read_bytes())["runs"]
     assert [entry["share"] for entry in run["shares"]] == list(logit_adjustment.SHARES)
@@ -49,7 +35,7 @@ def test_each_share_is_what_shifted_scores_answer(checkpoint: Path, data: Path, 
         for sample in dataset.samples("train")
     )
     for entry in run["shares"]:
-        model, _ = model_from_checkpoint(checkpoint)
+        model, _ = model_from_checkpoint(held_out_checkpoint)
         shift_logits(model, (0.25 - entry["share"]) * enet_weights(torch.from_numpy(counts)).log())
         matrix = np.zeros((classes, classes), np.int64)
         for sample in dataset.samples("val"):
@@ -63,9 +49,9 @@ def test_each_share_is_what_shifted_scores_answer(checkpoint: Path, data: Path, 
 
 
 def test_a_checkpoint_that_has_seen_the_sequence_is_refused(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys
+    held_out_checkpoint: Path, data: Path, tmp_path: Path, capsys
 ) -> None:
-    options = [str(checkpoint), "--data", str(data), "--holdout", "a", "-o", str(tmp_path / "record.json")]
+    options = [str(held_out_checkpoint), "--data", str(data), "--holdout", "a", "-o", str(tmp_path / "record.json")]
     assert logit_adjustment.main(options) == 2
     assert "may have seen a" in capsys.readouterr().err
     assert not (tmp_path / "record.json").exists()
