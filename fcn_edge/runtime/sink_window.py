@@ -8,6 +8,7 @@ import sys
 from ..errors import MissingError
 from ..pixels import require_cv2
 from .frame import Result
+from .measure import StreamStatus
 from .sink import Sink
 
 _STOP_KEYS = (27, ord("q"))
@@ -39,12 +40,20 @@ class WindowSink(Sink):
 
     def write(self, result: Result) -> None:
         """Show the picture and look for a key."""
-        cv2 = require_cv2()
         if result.picture_bgr is not None and self._is_open:
-            cv2.imshow(self._title, result.picture_bgr)
-            key = cv2.waitKey(1)
-            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
-            self.wants_stop = self.wants_stop or key in _STOP_KEYS or not visible
+            require_cv2().imshow(self._title, result.picture_bgr)
+            self._look_for_key()
+
+    def tell(self, status: StreamStatus) -> None:
+        """Look for a key, as the window must answer also while the source gives nothing."""
+        if self._is_open and status.frames_out:
+            self._look_for_key()
+
+    def _look_for_key(self) -> None:
+        cv2 = require_cv2()
+        key = cv2.waitKey(1)
+        visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        self.wants_stop = self.wants_stop or key in _STOP_KEYS or not visible
 
     def close(self, keep: bool = True) -> None:
         """Close the window."""

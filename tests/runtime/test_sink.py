@@ -15,6 +15,7 @@ import pytest
 from fcn_edge.errors import MissingError, SinkError, UsageError
 from fcn_edge.runtime import sink_folder, sink_video
 from fcn_edge.runtime.frame import Frame, Result
+from fcn_edge.runtime.measure import Link, Meter
 from fcn_edge.runtime.sink import NullSink, Sink, TeeSink, open_sink
 
 
@@ -248,3 +249,21 @@ def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks):
     sink.close()
     with pytest.raises(SinkError, match="check its folder"):
         opened("missing/x.jsonl").write(result(0, marks[0](0)))
+
+
+def test_window_hears_a_key_also_while_the_source_gives_nothing(opened, marks, monkeypatch):
+    keys = [-1]
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name, answer in {"namedWindow": None, "imshow": None, "destroyWindow": None, "getWindowProperty": 1.0}.items():
+        monkeypatch.setattr(cv2, name, lambda *args, answer=answer: answer)
+    monkeypatch.setattr(cv2, "waitKey", lambda ms: keys[-1])
+    meter = Meter("cam", None)
+    with opened("show://") as sink:
+        sink.tell(meter.status(Link()))
+        sink.write(result(0, marks[0](0)))
+        meter.frames_out += 1
+        sink.tell(meter.status(Link("reconnecting")))
+        assert not sink.wants_stop
+        keys.append(ord("q"))
+        sink.tell(meter.status(Link("reconnecting")))
+        assert sink.wants_stop
