@@ -12,6 +12,7 @@ from .measure import StreamStatus
 from .sink import Sink
 
 _STOP_KEYS = (27, ord("q"))
+_SHOWN_HEIGHTS = (540, 900)  # what a screen has room for, and what one can see something in
 
 
 class WindowSink(Sink):
@@ -31,16 +32,18 @@ class WindowSink(Sink):
         cv2 = require_cv2()
         self._title = title
         try:
-            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         except cv2.error as exc:
             raise MissingError(
                 "this build of OpenCV has no windows; install one with them: pip install opencv-python"
             ) from exc
         self._is_open = True
+        self._size_hw = (0, 0)
 
     def write(self, result: Result) -> None:
         """Show the picture and look for a key."""
         if result.picture_bgr is not None and self._is_open:
+            self._fit(result.picture_bgr.shape[0], result.picture_bgr.shape[1])
             require_cv2().imshow(self._title, result.picture_bgr)
             self._look_for_key()
 
@@ -48,6 +51,13 @@ class WindowSink(Sink):
         """Look for a key, as the window must answer also while the source gives nothing."""
         if self._is_open and status.frames_out:
             self._look_for_key()
+
+    def _fit(self, height: int, width: int) -> None:
+        """Give the window the shape of pictures of a new size, small ones enlarged; the user may change it then."""
+        if (height, width) != self._size_hw:
+            self._size_hw = (height, width)
+            shown = min(max(height, _SHOWN_HEIGHTS[0]), _SHOWN_HEIGHTS[1])
+            require_cv2().resizeWindow(self._title, max(1, round(width * shown / height)), shown)  # (width, height)
 
     def _look_for_key(self) -> None:
         cv2 = require_cv2()

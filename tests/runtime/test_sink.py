@@ -251,16 +251,21 @@ def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks):
         opened("missing/x.jsonl").write(result(0, marks[0](0)))
 
 
-def test_window_hears_a_key_also_while_the_source_gives_nothing(opened, marks, monkeypatch):
+def test_window_fits_the_picture_and_hears_a_key_also_while_the_source_gives_nothing(opened, marks, monkeypatch):
     keys = [-1]
     monkeypatch.setenv("DISPLAY", ":0")
-    for name, answer in {"namedWindow": None, "imshow": None, "destroyWindow": None, "getWindowProperty": 1.0}.items():
-        monkeypatch.setattr(cv2, name, lambda *args, answer=answer: answer)
+    for name in ("namedWindow", "imshow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *args: None)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
+    shown = []
+    monkeypatch.setattr(cv2, "resizeWindow", lambda title, width, height: shown.append((width, height)))
     monkeypatch.setattr(cv2, "waitKey", lambda ms: keys[-1])
     meter = Meter("cam", None)
     with opened("show://") as sink:
         sink.tell(meter.status(Link()))
-        sink.write(result(0, marks[0](0)))
+        for size_hw in ((48, 64), (48, 64), (1080, 1920)):
+            sink.write(result(0, marks[0](0, size_hw)))
+        assert shown == [(720, 540), (1600, 900)]
         meter.frames_out += 1
         sink.tell(meter.status(Link("reconnecting")))
         assert not sink.wants_stop
