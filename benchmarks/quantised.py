@@ -1,8 +1,8 @@
 """What INT8 costs on a sequence that nothing was trained on: FP32, calibrated, learned; knows nothing about time.
 
 Run as ``python -m fcn_edge.benchmarks.quantised``. Each checkpoint is exported, quantised and evaluated by what is
-behind ``fcn-edge export`` and ``fcn-edge eval``, in the CPU engine. Ranges are measured on the training images without
-the sequence, so that neither weights nor ranges have seen it.
+behind ``fcn-edge export`` and ``fcn-edge eval``, in the CPU engine; ``CKPT@HxW`` is exported at that input size. Ranges
+are measured on the training images without the sequence, so that neither weights nor ranges have seen it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import datetime
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from ..export.facts import facts_from_file
 from ..export.gate import GateRequest, compare, open_gate
 from ..pixels import write_atomically
 from ..runtime.engine import open_engine
+from ..training.config import size_from_text
 from .accuracy import evaluate
 from .quantised_table import Run, markdown_from_record
 from .record import machine_facts, passes, write_record
@@ -40,10 +41,14 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint and what it says of itself: ``facts`` as :func:`fcn_edge.export.facts.facts_from_file` has them."""
+    """A checkpoint and what it says of itself: ``facts`` as :func:`fcn_edge.export.facts.facts_from_file` has them.
+
+    ``size_hw`` is the (height, width) at which it is exported.
+    """
 
     path: Path
     facts: dict[str, Any]
+    size_hw: tuple[int, int]
 
     @property
     def model(self) -> str:
@@ -71,7 +76,7 @@ def open_trained(path: Path, holdout: str, qat: bool = False) -> Trained:
     """Read what a checkpoint says of itself.
 
     Args:
-        path: a ``.pt`` file that training wrote.
+        path: a ``.pt`` file that training wrote; behind it may stand ``@HxW``, the size to export it at.
         holdout: the sequence that is to judge it.
         qat: whether it is expected to be one of quantisation-aware training.
 
@@ -80,9 +85,12 @@ def open_trained(path: Path, holdout: str, qat: bool = False) -> Trained:
         ModelError: if it is missing or damaged.
         MissingError: if torch is not installed.
     """
+    path, size = _path_and_size(path)
     if path.suffix != ".pt":
         raise UsageError(f"{path} does not end in .pt; give checkpoints that fcn-edge train wrote")
-    found = Trained(path, facts_from_file(path))
+    facts = facts_from_file(path)
+    height, width = size_from_text(f"the size behind {path}", size) if size else facts["contract"]["size_hw"]
+    found = Trained(path, facts, (height, width))
     if found.config["qat"] != qat:
         raise UsageError(
             f"{path} was trained with{'' if found.config['qat'] else 'out'} --qat; give checkpoints in floating point "
@@ -98,15 +106,21 @@ def open_trained(path: Path, holdout: str, qat: bool = False) -> Trained:
     return found
 
 
+def _path_and_size(path: Path) -> tuple[Path, str]:
+    """``FILE.pt@HxW`` taken apart; the size is empty where there is none."""
+    name, _, size = str(path).rpartition("@")
+    return (Path(name), size) if name.endswith(".pt") else (path, "")
+
+
 def paired(checkpoints: Sequence[Trained], qat: Sequence[Trained]) -> list[tuple[Trained, Trained | None]]:
     """Each checkpoint with the one fine-tuned from it, or None: of each model, the first with the first, and so on.
 
     Raises:
-        UsageError: if a model has two checkpoints of a seed, or more fine-tuned ones than others.
+        UsageError: if a model has two checkpoints of a seed at one size, or more fine-tuned ones than others.
     """
-    seen: dict[tuple[str, int], Path] = {}
+    seen: dict[tuple[str, int, tuple[int, int]], Path] = {}
     for trained in checkpoints:
-        key = (trained.model, trained.config["seed"])
+        key = (trained.model, trained.config["seed"], trained.size_hw)
         if key in seen:
             raise UsageError(
                 f"{seen[key]} and {trained.path} are both {key[0]} with seed {key[1]}; give one of them, so that each "
@@ -129,12 +143,12 @@ def paired(checkpoints: Sequence[Trained], qat: Sequence[Trained]) -> list[tuple
 
 
 def int8_from(
-    checkpoint: Path, out: Path, calib: Sequence[Path] | None, threads: int | None, on_step: OnStep | None
+    trained: Trained, out: Path, calib: Sequence[Path] | None, threads: int | None, on_step: OnStep | None
 ) -> tuple[Path, TypedReport]:
     """Export a checkpoint and quantise it; what the FP32 file is called, beside ``out``, and how ``out`` was made.
 
     Args:
-        checkpoint: a ``.pt`` file that training wrote.
+        trained: the checkpoint.
         out: the INT8 ``.onnx`` file to write.
         calib: image files to measure ranges on; None: the ranges are those that the checkpoint has learned.
         threads: of the CPU engine that judges ranges.
@@ -147,7 +161,7 @@ def int8_from(
     from ..export.quantize import LEARNED, typed_onnx
     from ..export.to_onnx import onnx_from_checkpoint
 
-    fp32 = onnx_from_checkpoint(checkpoint, out.with_name(f"{out.stem}-fp32.onnx"))
+    fp32 = onnx_from_checkpoint(trained.path, out.with_name(f"{out.stem}-fp32.onnx"), trained.size_hw)
     if calib is None:
         return fp32, typed_onnx(fp32, out, "int8", method=LEARNED, threads=threads)
     return fp32, typed_onnx(fp32, out, "int8", calib=calib, threads=threads, on_progress=on_step)
@@ -164,9 +178,10 @@ def run_of(trained: Trained, tuned: Trained | None, dataset: Dataset, threads: i
         on_step: called with the step's name, the number done and the number of all.
 
     Returns:
-        An entry of the record's ``runs``: ``model``, ``params``, ``gmacs``, what :meth:`Trained.entry` says, and for
-        ``fp32``, ``int8_ptq`` and ``int8_qat`` (None without) ``miou``, ``pixel_accuracy``, ``per_class``; for the last
-        two ``agreement`` and ``agreement_inside`` (away from borders) with the labels of ``fp32``, ``method``,
+        An entry of the record's ``runs``: ``model``, ``params``, ``size_hw``, ``gmacs``, what :meth:`Trained.entry`
+        says, and for ``fp32``, ``int8_ptq`` and ``int8_qat`` (None without) ``miou``, ``pixel_accuracy``,
+        ``per_class``; for the last two ``agreement`` and ``agreement_inside`` (away from borders) with the labels of
+        ``fp32``, ``method``,
         ``kept`` and ``layers`` (convolutions in FP16 and in INT8), ``calibration_frames``, ``held_out_frames``,
         ``calibration_sha256``; for the last besides its own :meth:`Trained.entry` and ``fp32``, its scores unquantised.
 
@@ -175,15 +190,16 @@ def run_of(trained: Trained, tuned: Trained | None, dataset: Dataset, threads: i
         FcnEdgeError: as :func:`int8_from`, :func:`.accuracy.evaluate` and :func:`fcn_edge.export.gate.compare` do.
     """
     calib = [sample.image for sample in dataset.samples("train")]
-    facts = trained.facts
-    run = {"model": trained.model, **trained.entry(), "params": facts["params"], "gmacs": facts["gmacs"]}
+    run = {"model": trained.model, **trained.entry(), "params": trained.facts["params"]}
     with tempfile.TemporaryDirectory() as folder:
-        fp32, report = int8_from(trained.path, Path(folder) / "ptq.onnx", calib, threads, on_step)
+        fp32, report = int8_from(trained, Path(folder) / "ptq.onnx", calib, threads, on_step)
+        run |= {"size_hw": list(trained.size_hw), "gmacs": facts_from_file(fp32)["gmacs"]}
         run["fp32"] = _scores(fp32, dataset, threads, on_step)
         run["int8_ptq"] = _int8_scores(report, fp32, dataset, threads, on_step)
         run["int8_qat"] = None
         if tuned:
-            tuned_fp32, report = int8_from(tuned.path, Path(folder) / "qat.onnx", None, threads, on_step)
+            tuned = replace(tuned, size_hw=trained.size_hw)
+            tuned_fp32, report = int8_from(tuned, Path(folder) / "qat.onnx", None, threads, on_step)
             scores = _int8_scores(report, fp32, dataset, threads, on_step)
             run["int8_qat"] = {**tuned.entry(), **scores, "fp32": _scores(tuned_fp32, dataset, threads, on_step)}
     return run
@@ -281,7 +297,9 @@ def _payload(args: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, or print a record again; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.quantised", description=__doc__)
-    parser.add_argument("checkpoints", nargs="*", type=Path, metavar="CKPT", help=".pt, trained without the holdout")
+    parser.add_argument(
+        "checkpoints", nargs="*", type=Path, metavar="CKPT[@HxW]", help=".pt, trained without the holdout"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="images and masks")
     parser.add_argument("--holdout", default="", metavar="SEQUENCE", help="sequence of train that judges")
     parser.add_argument(

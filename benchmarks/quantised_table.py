@@ -22,20 +22,25 @@ def markdown_from_record(payload: dict[str, Any]) -> str:
         Models in the order of their size. Figures are means over a model's seeds, with the least and the most of them
         where there are several; a drop is the mean of each seed's own. Columns that no model fills are left out.
     """
-    models: dict[str, list[Run]] = {}
-    for run in sorted(payload["runs"], key=lambda run: (run["params"], run["model"], run["seed"])):
-        models.setdefault(run["model"], []).append(run)
-    header = ["model", "params M", "GMACs", "seeds", "fp32"]
+    models: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(payload["runs"], key=lambda run: (run["params"], run["model"], run["gmacs"], run["seed"])):
+        models.setdefault((run["model"], _size(run)), []).append(run)
+    header = ["model", "input", "params M", "GMACs", "seeds", "fp32"]
     header += [f"{name}{what}" for name in ("int8-ptq", "int8-qat") for what in ("", " drop", " agrees")]
-    rows = [_row(model, runs) for model, runs in models.items()]
+    rows = [_row(runs) for runs in models.values()]
     kept = [index for index in range(len(header)) if any(row[index] != NOTHING for row in rows)]
     table = markdown_table([header[index] for index in kept], [[row[index] for index in kept] for row in rows])
     return f"{_preface(payload)}\n\n{table}\n"
 
 
-def _row(model: str, runs: Sequence[Run]) -> list[str]:
+def _size(run: Run) -> str:
+    """The input's size; records of before it could be chosen do not tell it."""
+    return "x".join(map(str, run.get("size_hw", ()))) or NOTHING
+
+
+def _row(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
-    row = [model, f"{first['params'] / 1e6:.2f}", f"{first['gmacs']:.2f}", str(len(runs))]
+    row = [first["model"], _size(first), f"{first['params'] / 1e6:.2f}", f"{first['gmacs']:.2f}", str(len(runs))]
     row.append(_spread([run["fp32"]["miou"] for run in runs], _miou))
     for key in ("int8_ptq", "int8_qat"):
         done = [run for run in runs if run[key]]

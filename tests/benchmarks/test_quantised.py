@@ -74,7 +74,7 @@ def test_the_record_holds_scores_and_how_they_came_about(measured, data):
     assert (run["model"], run["seed"], run["epochs"], run["minutes"]) == ("fcn8s-edge-n", 0, 7, 1.5)
     assert len(run["checkpoint_sha256"]) == 64
     assert run["params"] > 900_000
-    assert run["gmacs"] > 0
+    assert (run["size_hw"], run["gmacs"] > 0) == ([64, 96], True)
     assert run["int8_qat"] is None
     for scores in (run["fp32"], run["int8_ptq"]):
         assert 0 < scores["miou"] < 1
@@ -96,7 +96,7 @@ def test_ranges_are_measured_without_the_sequence_that_judges(measured, data):
 def test_the_table_is_printed_again_from_the_record(measured, tmp_path, capsys):
     assert quantised.main(["--from", str(measured)]) == 0
     text = capsys.readouterr().out
-    assert "| fcn8s-edge-n | 0.99 |" in text
+    assert "| fcn8s-edge-n | 64x96 | 0.99 |" in text
     assert f"2 images of {HOLDOUT}" in text
     assert quantised.main(["--from", str(measured), "--markdown", str(tmp_path / "t.md")]) == 0
     assert capsys.readouterr().out == ""
@@ -114,6 +114,21 @@ def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpo
     assert (qat["method"], qat["calibration_frames"], len(qat["layers"])) == ("learned", 0, 20)
     assert 0 < qat["agreement"] < run["int8_ptq"]["agreement"]  # its weights are others than fp32's
     assert 0 < qat["fp32"]["miou"] != run["fp32"]["miou"]
+
+
+def test_a_checkpoint_is_exported_and_judged_at_the_size_behind_it(data, write_checkpoint, measured):
+    plain, tuned = write_checkpoint("plain.pt"), write_checkpoint("tuned.pt", 4, qat=True, init="plain.pt")
+    larger = [Path(f"{path}@96x128") for path in (plain, tuned)]
+    payload = quantised.bench_quantised([plain, larger[0]], [tuned], data, HOLDOUT, 1, lambda *step: None)
+    own, other = payload["runs"]
+    assert (own["size_hw"], other["size_hw"]) == ([64, 96], [96, 128])
+    assert other["gmacs"] == pytest.approx(2 * own["gmacs"])
+    assert own["int8_qat"]
+    assert other["fp32"]["miou"] != own["fp32"]["miou"]
+    rows = [line.split(" | ")[1] for line in markdown_from_record(payload).splitlines() if "| fcn8s" in line]
+    assert rows == ["64x96", "96x128"]
+    with pytest.raises(UsageError, match=r"the size behind .* is 'big'"):
+        quantised.open_trained(Path(f"{plain}@big"), HOLDOUT)
 
 
 def test_both_kinds_of_checkpoint_in_their_place(write_checkpoint):
