@@ -20,6 +20,7 @@ from ..dataset import open_dataset
 from ..errors import FcnEdgeError, UsageError
 from ..pixels import replaced, write_atomically
 from ..runtime import open_engine
+from ..training.config import size_from_text
 from .accuracy import evaluate
 from .record import last_parts, machine_facts, passes, write_record
 from .report import markdown_table
@@ -27,6 +28,7 @@ from .report import markdown_table
 MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
 _HISTORY_LINES = 40
 _LITE_LICENCE = " So are EfficientNet-Lite's ImageNet weights (Google), with which it began."
+_ENLARGED = ', CamVid\'s own too: docs/ablations.md, "Larger inputs"'
 _DEPTHWISE = (
     "its depthwise convolutions stay FP16 with `fcn-edge build NAME --keep '*depthwise*'`, or take `--precision fp16`: "
     'docs/models.md, "Depthwise convolutions"'
@@ -34,7 +36,14 @@ _DEPTHWISE = (
 
 
 def ship(
-    checkpoint: Path, name: str, data: Path, quantised: Path, commit: str, story: str, before: Path | None = None
+    checkpoint: Path,
+    name: str,
+    data: Path,
+    quantised: Path,
+    commit: str,
+    story: str,
+    before: Path | None = None,
+    size_hw: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Write ``fcn_edge/models/NAME.onnx`` and ``.md`` and ``benchmarks/records/NAME.json``.
 
@@ -42,16 +51,18 @@ def ship(
         checkpoint: the ``.pt`` to ship, trained on all splits.
         name: of the model, such as ``camvid-n``.
         data: the data set, whose training images measure the INT8 ranges (unless the checkpoint learned them).
-        quantised: record of :mod:`.quantised` with the same network, trained without the sequence that judges it.
+        quantised: record of :mod:`.quantised` with the same network at the same size, trained without the sequence that
+            judges it.
         commit: of the code that trained it.
         story: how the weights came about, a sentence or two for the card.
         before: the checkpoint that its run went on from, which quantisation-aware training fine-tuned if it was that.
+        size_hw: (height, width) that the file takes; None: that which the checkpoint was made for.
 
     Returns:
         The record.
 
     Raises:
-        UsageError: if this is no checkout, or ``quantised`` has no run of the checkpoint's network.
+        UsageError: if this is no checkout, or ``quantised`` has no run of the checkpoint's network at that size.
         FcnEdgeError: as export, quantisation and evaluation raise it.
     """
     from ..export.facts import facts_from_file
@@ -61,16 +72,18 @@ def ship(
     if not (MODELS.is_dir() and RECORDS.is_dir()):
         raise UsageError(f"{MODELS} and {RECORDS} are not here; run this in a checkout of fcn_edge")
     facts = facts_from_file(checkpoint)
-    judged = _judged(quantised, facts["contract"]["model"], learned=facts["training"]["config"]["qat"])
+    size_hw = size_hw or tuple(facts["contract"]["size_hw"])
+    judged = _judged(quantised, facts["contract"]["model"], size_hw, learned=facts["training"]["config"]["qat"])
     dataset = open_dataset(data)
     target = MODELS / f"{name}.onnx"
     with tempfile.TemporaryDirectory() as folder:
-        fp32 = onnx_from_checkpoint(checkpoint, Path(folder) / f"{name}.onnx")
+        fp32 = onnx_from_checkpoint(checkpoint, Path(folder) / f"{name}.onnx", size_hw)
         report = typed_onnx(fp32, Path(folder) / "int8.onnx", "int8", calib=data)
         scores = {}
         for key, path in (("val_fp32", fp32), ("val", report.path)):
             with open_engine(path) as engine:
                 scores[key] = evaluate(engine, dataset) | {"model": name, "data": data.resolve().name}
+        exported = facts_from_file(fp32)
         with replaced(target) as temporary:
             temporary.write_bytes(report.path.read_bytes())
     record = {
@@ -88,6 +101,7 @@ def ship(
         "eval": scores,
     }
     write_record(RECORDS / f"{name}.json", record)
+    facts |= {"contract": exported["contract"], "gmacs": exported["gmacs"]}
     write_atomically(target.with_suffix(".md"), card(name, facts, record, judged).encode())
     return record
 
@@ -97,7 +111,7 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
 
     Args:
         name: of the model.
-        facts: of its checkpoint, as :func:`fcn_edge.export.facts.facts_from_file` gives them.
+        facts: of its checkpoint, as :func:`fcn_edge.export.facts.facts_from_file` gives them, at the size that ships.
         record: what :func:`ship` writes.
         judged: ``fp32`` and ``int8`` of the run of :mod:`.quantised` that stands for it.
     """
@@ -113,13 +127,14 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
         )
     splits, options = " + ".join(config["splits"]), run["config"]
     is_lite = "-efficientnet-lite" in contract["model"]
+    is_own = config["size"] is None or [height, width] == list(config["size"])
     kind = "EfficientNet-Lite" if is_lite else "plain residual"
     kind = f"slim {kind}" if "-slim" in contract["model"] else kind
     kind += " with a top-down pathway," if contract["model"].endswith("-fpn") else ""
     rows = [
         ["Architecture", f"`{contract['model']}`: {kind} FCN with score maps at strides {_listed(contract)}"],
         ["Params, GMACs", f"{facts['params'] / 1e6:.2f} M, {facts['gmacs']:.2f} at {height}x{width}"],
-        ["Input", f"{height}x{width}; a frame of any size is resized"],
+        ["Input", f"{height}x{width}; a frame of any size is resized{'' if is_own else _ENLARGED}"],
         ["Classes", ", ".join(contract["class_names"])],
         [
             "Data",
@@ -167,15 +182,20 @@ code is Apache-2.0.{_LITE_LICENCE if is_lite else ""}
 """
 
 
-def _judged(path: Path, model: str, learned: bool) -> dict[str, Any]:
-    """Scores ``fp32`` and ``int8`` of a network in a record of :mod:`.quantised`, the first seed."""
+def _judged(path: Path, model: str, size_hw: tuple[int, int], learned: bool) -> dict[str, Any]:
+    """Scores ``fp32`` and ``int8`` of a network at a size in a record of :mod:`.quantised`, the first seed."""
     from .quantised import read_record
 
     key = "int8_qat" if learned else "int8_ptq"
-    runs: list[dict[str, Any]] = [run for run in read_record(path)["runs"] if run["model"] == model and run.get(key)]
+    runs: list[dict[str, Any]] = [
+        run
+        for run in read_record(path)["runs"]
+        if run["model"] == model and run.get("size_hw") == list(size_hw) and run.get(key)
+    ]
     if not runs:
         raise UsageError(
-            f"{path} has no run of {model} with {key}; measure one with python -m fcn_edge.benchmarks.quantised"
+            f"{path} has no run of {model} at {size_hw[0]}x{size_hw[1]} with {key}; measure one with "
+            "python -m fcn_edge.benchmarks.quantised"
         )
     run = min(runs, key=lambda run: int(run["seed"]))
     return {"fp32": run[key].get("fp32") or run["fp32"], "int8": run[key]}
@@ -235,10 +255,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantised", type=Path, required=True, metavar="FILE.json", help="record that judges it")
     parser.add_argument("--commit", required=True, help="of the code that trained it")
     parser.add_argument("--story", required=True, help="how the weights came about, for the card")
+    parser.add_argument("--size", metavar="HxW", help="input size of the file (that of training)")
     parser.add_argument("--before", type=Path, metavar="CKPT", help="what its run went on from")
     args = parser.parse_args(arguments)
     try:
-        record = ship(args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story, args.before)
+        size_hw = size_from_text("--size", args.size) if args.size else None
+        record = ship(
+            args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story, args.before, size_hw
+        )
     except FcnEdgeError as exc:
         Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
         return exc.exit_code

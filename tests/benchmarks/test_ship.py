@@ -65,7 +65,7 @@ def checkout(tmp_path, monkeypatch, lively_model, contract_of) -> Path:
             provenance={"train_images": "12"},
         ),
     )
-    run = {"model": model.name, "seed": 0, "fp32": SCORES | {"miou": 0.4333}, "int8_ptq": SCORES}
+    run = {"model": model.name, "size_hw": [64, 96], "seed": 0, "fp32": SCORES | {"miou": 0.4333}, "int8_ptq": SCORES}
     Path("record.json").write_text(json.dumps({"benchmark": "quantised", "runs": [run]}))
     return tmp_path
 
@@ -147,6 +147,20 @@ def test_learned_ranges_ship_with_what_was_trained_before_them(checkout) -> None
         "0.446\nmIoU in FP32",
     ):
         assert words in card
+
+
+def test_a_file_of_another_size_is_judged_at_that_size(checkout) -> None:
+    arguments = ["last.pt", "tiny-n", "--data", "data", "--quantised", "record.json", "--commit", "abc", "--story", "-"]
+    assert ship.main([*arguments, "--size", "96x128"]) == 2  # what it has at 64x96 does not stand for it
+    judged = json.loads(Path("record.json").read_text())
+    judged["runs"].append(judged["runs"][0] | {"size_hw": [96, 128], "int8_ptq": SCORES | {"miou": 0.4567}})
+    Path("record.json").write_text(json.dumps(judged))
+    assert ship.main([*arguments, "--size", "96x128"]) == 0
+    facts = facts_from_file(ship.MODELS / "tiny-n.onnx")
+    card = (ship.MODELS / "tiny-n.md").read_text()
+    assert facts["contract"]["size_hw"] == (96, 128)
+    assert f"{facts['gmacs']:.2f} at 96x128" in card
+    assert "**0.457**" in card
 
 
 def test_what_is_missing_is_said(checkout, capsys) -> None:
