@@ -7,7 +7,6 @@ Run as ``python -m fcn_edge.benchmarks.input_size``. Each checkpoint is exported
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from ..export.facts import facts_from_file
 from ..runtime.engine import open_engine
 from .accuracy import evaluate
 from .quantised import OnStep, Trained, open_trained
-from .record import machine_facts, write_record
+from .record import held_out_record, write_record
 from .report import markdown_table, progress_on_stderr
 
 
@@ -93,13 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 dataset = open_dataset(args.data, trained.config["classes"], args.holdout)
                 sizes = scores_by_size(trained, args.scales, dataset, args.threads, show)
                 runs.append({"model": trained.model, **trained.entry(), "sizes": sizes})
-        payload = {
-            "benchmark": "input_size",
-            "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "machine": machine_facts(),
-            "data": {"name": args.data.resolve().name, "holdout": args.holdout},
-            "runs": runs,
-        }
+        payload = held_out_record("input_size", args.data, args.holdout, runs)
         write_record(args.out, payload)
     except FcnEdgeError as exc:
         Console(stderr=True).print(f"error: {exc}", style="red", markup=False)

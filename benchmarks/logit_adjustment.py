@@ -7,7 +7,6 @@ the lead is taken out of its logits afterwards, as if training had done it. Know
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from .. import metrics
 from ..dataset import Dataset, open_dataset, read_sample
 from ..errors import FcnEdgeError
 from .quantised import Trained, open_trained
-from .record import machine_facts, write_record
+from .record import held_out_record, write_record
 from .report import markdown_table, progress_on_stderr
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -106,13 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shares = scores_by_share(trained, dataset)
             learned = trained.config["logit_adjustment"]
             runs.append({"model": trained.model, **trained.entry(), "learned_with": learned, "shares": shares})
-        payload = {
-            "benchmark": "logit_adjustment",
-            "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "machine": machine_facts(),
-            "data": {"name": args.data.resolve().name, "holdout": args.holdout},
-            "runs": runs,
-        }
+        payload = held_out_record("logit_adjustment", args.data, args.holdout, runs)
         write_record(args.out, payload)
     except FcnEdgeError as exc:
         Console(stderr=True).print(f"error: {exc}", style="red", markup=False)

@@ -8,7 +8,6 @@ are measured on the training images without the sequence, so that neither weight
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from ..runtime.engine import open_engine
 from ..training.config import size_from_text
 from .accuracy import evaluate
 from .quantised_table import Run, markdown_from_record
-from .record import machine_facts, passes, write_record
+from .record import held_out_record, passes, write_record
 from .report import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -255,13 +254,9 @@ def bench_quantised(
         dataset = open_dataset(data, one.config["classes"], holdout)
         runs.append(run_of(one, tuned, dataset, threads, on_step))
     on_step("checkpoints", len(pairs), len(pairs))
-    return {
-        "benchmark": BENCHMARK,
-        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": machine_facts(),
-        "data": {"name": data.resolve().name, "holdout": holdout, "images": len(dataset.samples("val"))},
-        "runs": runs,
-    }
+    record = held_out_record(BENCHMARK, data, holdout, runs)
+    record["data"]["images"] = len(dataset.samples("val"))
+    return record
 
 
 def read_record(path: Path) -> dict[str, Any]:

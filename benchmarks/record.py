@@ -7,12 +7,13 @@ path, no address.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib.metadata
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -81,6 +82,17 @@ def write_record(path: Path, payload: Mapping[str, Any]) -> None:
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
         raise UsageError(f"{path} cannot be written ({reason}); give another place for the record") from exc
+
+
+def held_out_record(benchmark: str, data: Path, holdout: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The record of a benchmark that judges checkpoints on a sequence of a data set that they have not seen."""
+    return {
+        "benchmark": benchmark,
+        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": machine_facts(),
+        "data": {"name": data.resolve().name, "holdout": holdout},
+        "runs": runs,
+    }
 
 
 def last_parts(path: str) -> str:
