@@ -16,13 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
-from ..dataset import Dataset, open_dataset
+from ..dataset import Dataset
 from ..errors import FcnEdgeError
 from ..export.facts import facts_from_file
 from ..runtime.engine import open_engine
 from .accuracy import evaluate
-from .quantised import OnStep, Trained, open_trained
-from .record import held_out_record, write_record
+from .quantised import OnStep, Trained, judged_record
+from .record import write_record
 from .report import markdown_table, progress_on_stderr
 
 
@@ -85,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.json")
     args = parser.parse_args(arguments)
     try:
-        runs = []
         with progress_on_stderr() as show:
-            for path in args.checkpoints:
-                trained = open_trained(path, args.holdout)
-                dataset = open_dataset(args.data, trained.config["classes"], args.holdout)
-                sizes = scores_by_size(trained, args.scales, dataset, args.threads, show)
-                runs.append({"model": trained.model, **trained.entry(), "sizes": sizes})
-        payload = held_out_record("input_size", args.data, args.holdout, runs)
+            payload = judged_record(
+                "input_size",
+                args.checkpoints,
+                args.data,
+                args.holdout,
+                lambda trained, dataset: {"sizes": scores_by_size(trained, args.scales, dataset, args.threads, show)},
+            )
         write_record(args.out, payload)
     except FcnEdgeError as exc:
         Console(stderr=True).print(f"error: {exc}", style="red", markup=False)

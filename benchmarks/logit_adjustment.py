@@ -16,10 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from .. import metrics
-from ..dataset import Dataset, open_dataset, read_sample
+from ..dataset import Dataset, read_sample
 from ..errors import FcnEdgeError
-from .quantised import Trained, open_trained
-from .record import held_out_record, write_record
+from .quantised import Trained, judged_record
+from .record import write_record
 from .report import markdown_table, progress_on_stderr
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -98,14 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.json")
     args = parser.parse_args(arguments)
     try:
-        runs = []
-        for path in args.checkpoints:
-            trained = open_trained(path, args.holdout)
-            dataset = open_dataset(args.data, trained.config["classes"], args.holdout)
-            shares = scores_by_share(trained, dataset)
-            learned = trained.config["logit_adjustment"]
-            runs.append({"model": trained.model, **trained.entry(), "learned_with": learned, "shares": shares})
-        payload = held_out_record("logit_adjustment", args.data, args.holdout, runs)
+        payload = judged_record(
+            "logit_adjustment",
+            args.checkpoints,
+            args.data,
+            args.holdout,
+            lambda trained, dataset: {
+                "learned_with": trained.config["logit_adjustment"],
+                "shares": scores_by_share(trained, dataset),
+            },
+        )
         write_record(args.out, payload)
     except FcnEdgeError as exc:
         Console(stderr=True).print(f"error: {exc}", style="red", markup=False)

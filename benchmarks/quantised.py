@@ -105,6 +105,26 @@ def open_trained(path: Path, holdout: str, qat: bool = False) -> Trained:
     return found
 
 
+def judged_record(
+    benchmark: str,
+    checkpoints: Sequence[Path],
+    data: Path,
+    holdout: str,
+    scores: Callable[[Trained, Dataset], dict[str, Any]],
+) -> dict[str, Any]:
+    """The record of a benchmark: for each checkpoint what it says of itself and ``scores`` on the held-out sequence.
+
+    Raises:
+        FcnEdgeError: as :func:`open_trained`, :func:`fcn_edge.dataset.open_dataset` and ``scores`` do.
+    """
+    runs = []
+    for path in checkpoints:
+        trained = open_trained(path, holdout)
+        dataset = open_dataset(data, trained.config["classes"], holdout)
+        runs.append({"model": trained.model, **trained.entry(), **scores(trained, dataset)})
+    return held_out_record(benchmark, data, holdout, runs)
+
+
 def _path_and_size(path: Path) -> tuple[Path, str]:
     """``FILE.pt@HxW`` taken apart; the size is empty where there is none."""
     name, _, size = str(path).rpartition("@")

@@ -49,7 +49,7 @@ CITYSCAPES = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
-_CAMVID_SPLITS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 _CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _CITYSCAPES_MASKS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
 
@@ -129,7 +129,7 @@ def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> 
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"data folder {root} does not exist; give the folder that holds the images and masks")
-    if any((root / f"{split}annot").is_dir() for split in _CAMVID_SPLITS):
+    if any((root / f"{split}annot").is_dir() for split in _SPLITS):
         dataset = _open_camvid(root)
     elif (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
         dataset = _open_cityscapes(root)
@@ -230,7 +230,7 @@ def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 def _open_camvid(root: Path) -> Dataset:
     splits, unpaired = {}, {}
-    for split in _CAMVID_SPLITS:
+    for split in _SPLITS:
         masks = {path.stem: path for path in _images(root / f"{split}annot")}
         splits[split], unpaired[split] = _pair(_images(root / split), masks)
     id_map = (*range(len(CAMVID)), IGNORE_ID, *[-1] * (255 - len(CAMVID) - 1), IGNORE_ID)
@@ -244,7 +244,7 @@ def _open_cityscapes(root: Path) -> Dataset:
     if ending is None:
         raise UsageError(f"{root / 'gtFine'} holds no *_gtFine_labelTrainIds.png and no *_gtFine_labelIds.png masks")
     splits, unpaired = {}, {}
-    for split in ("train", "val", "test"):
+    for split in _SPLITS:
         chosen = [path for path in found if path.name.endswith(ending) and path.parent.parent.name == split]
         masks = {path.name[: -len(ending)]: path for path in chosen}
         images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.*"))

@@ -39,6 +39,12 @@ def confusion(
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
+def class_shares(labels: NDArray[np.uint8], num_classes: int) -> list[float]:
+    """Each class's share of the pixels of ``labels``, uint8 ``[height, width]`` ids below ``num_classes``."""
+    counts = np.bincount(labels.ravel(), minlength=num_classes)
+    return [float(count) / labels.size for count in counts]
+
+
 def per_class_iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of each class, float64 ``[C]``; NaN for a class in neither labels nor prediction."""
     hit = np.diag(matrix).astype(np.float64)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import numpy as np
 
 from ..contract import Contract
 from ..errors import SinkError, UsageError
+from ..metrics import class_shares
 from .frame import Result
 from .sink import Sink
 
@@ -49,7 +49,7 @@ class LinesSink(Sink):
         Raises:
             SinkError: if the disk is full or does not let us.
         """
-        counts = np.bincount(result.labels.ravel(), minlength=len(self._names))
+        shares = class_shares(result.labels, len(self._names))
         age_ns = time.monotonic_ns() - result.frame.captured_ns
         captured = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(microseconds=age_ns / 1e3)
         line = {
@@ -58,10 +58,7 @@ class LinesSink(Sink):
             "time": captured.isoformat(timespec="milliseconds"),
             "age_ms": round(age_ns / 1e6, 3),
             "dropped": result.dropped,
-            "shares": {
-                name: round(float(count) / result.labels.size, 6)
-                for name, count in zip(self._names, counts, strict=True)
-            },
+            "shares": {name: round(share, 6) for name, share in zip(self._names, shares, strict=True)},
         }
         try:
             if self._file is None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from ..contract import Contract
 from ..errors import MissingError, UsageError
+from ..metrics import class_shares
 from ..pixels import require_cv2
 from .frame import Result
 from .measure import StreamStatus
@@ -68,15 +68,14 @@ class PageSink(Sink):
     def write(self, result: Result) -> None:
         """Encode the picture, if there is one and somebody looks on; now and then count the classes."""
         now = time.monotonic()
-        if self._viewers and result.picture_bgr is not None and now - self._drawn_s >= PICTURE_EVERY_S:
+        if result.picture_bgr is not None and self.needs_picture:
             cv2 = require_cv2()
             found, jpeg = cv2.imencode(".jpg", result.picture_bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             if found:
                 self._picture = (self._picture[0] + 1, jpeg.tobytes())
             self._drawn_s = now
         if self._viewers and now - self._shared_s >= SHARES_EVERY_S:
-            counts = np.bincount(result.labels.ravel(), minlength=self._contract.num_classes)
-            self._shares = [round(float(share), 4) for share in counts / max(1, result.labels.size)]
+            self._shares = [round(share, 4) for share in class_shares(result.labels, self._contract.num_classes)]
             self._shared_s = now
 
     def tell(self, status: StreamStatus) -> None:

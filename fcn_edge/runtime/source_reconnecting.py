@@ -84,7 +84,7 @@ class ReconnectingSource(Source):
     def _reconnect(self, lost: str) -> bool:
         """Try until there is a connection; False if the camera is given up or the source is closed meanwhile."""
         self._connection.leave()
-        self._left = [left for left in (*self._left, self._connection) if not left.is_over]
+        self._left.append(self._connection)
         while self._max_reconnects is None or self._tries < self._max_reconnects:
             self.link = dataclasses.replace(self.link, state="reconnecting")
             wait_s = min(FIRST_WAIT_S * 2 ** min(self._tries, 10), LONGEST_WAIT_S)
