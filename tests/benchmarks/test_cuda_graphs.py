@@ -82,6 +82,19 @@ def test_host_time_is_the_callers_alone(monkeypatch: pytest.MonkeyPatch):
     assert calls == cuda_graphs.HOST_CALLS * (1 + cuda_graphs.HOST_ROUNDS)
 
 
+def test_seconds_of_a_call_are_the_second_ones_with_the_gpus(monkeypatch: pytest.MonkeyPatch):
+    now_ns = 0
+    times_ns = iter((9_000_000, 5_000_000))
+
+    def spend(ns: int) -> None:
+        nonlocal now_ns
+        now_ns += ns
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: spend(1_000_000))
+    monkeypatch.setattr(cuda_graphs.time, "perf_counter_ns", lambda: now_ns)
+    assert cuda_graphs.call_seconds(lambda: spend(next(times_ns))) == pytest.approx(0.006)
+
+
 class Clock:
     """A replay that takes as many milliseconds as it has calls, and the events that see it."""
 
@@ -115,8 +128,8 @@ def test_graphs_are_replayed_in_turn(monkeypatch: pytest.MonkeyPatch):
 def test_slow_graphs_have_few_rounds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuda_graphs, "_event", Clock)
     monkeypatch.setattr(cuda_graphs.time, "perf_counter_ns", lambda: Clock.now_ms * 1e6)
-    assert len(cuda_graphs.replay_us({"a": Clock("a", 9000.0)}, calls=1, rounds=40)["a"]) == 3
-    assert len(cuda_graphs.replay_us({"a": Clock("a", 1000.0)}, calls=1, rounds=40)["a"]) == 6
+    assert len(cuda_graphs.replay_us({"a": Clock("a", 4000.0)}, calls=1, rounds=40)["a"]) == 3
+    assert len(cuda_graphs.replay_us({"a": Clock("a", 400.0)}, calls=1, rounds=40)["a"]) == 6
     assert len(cuda_graphs.replay_us({"a": Clock("a", 1.0)}, calls=1, rounds=40)["a"]) == 40
 
 

@@ -64,6 +64,7 @@ def host(monkeypatch: pytest.MonkeyPatch, dynamo) -> None:
     monkeypatch.setattr(cuda_graphs, "random_bytes", lambda *sides: random_bytes(*sides, device="cpu"))
     monkeypatch.setattr(cuda_graphs, "captured", HostGraph)
     monkeypatch.setattr(cuda_graphs, "replay_us", lambda graphs, calls, rounds: dict.fromkeys(graphs, [2.0] * rounds))
+    monkeypatch.setattr(cuda_graphs, "call_seconds", lambda call: [call(), 0.0][1])
     monkeypatch.setattr(cuda_graphs, "host_us", lambda call: 7.0)
     monkeypatch.setattr(cuda_graphs, "l2_bytes", lambda: 0)
     monkeypatch.setattr(cuda_graphs, "free_bytes", lambda: 1 << 40)
@@ -189,6 +190,13 @@ def test_too_little_memory_leaves_pytorch_out(host, monkeypatch: pytest.MonkeyPa
     assert set(result["us"]) == {benchmark.FUSED, benchmark.COPY, benchmark.NODE}
 
 
+def test_a_slow_contender_is_left_out_with_its_time(host, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda_graphs, "call_seconds", lambda call: 2.345)
+    result = benchmark.bench_case(make_case(SIZE_HW, 5), "fp32", reference_launcher, rounds=1)
+    assert result["left_out"] == dict.fromkeys((benchmark.EAGER, benchmark.COMPILED), "one call takes 2.35 s")
+    assert set(result["us"]) == {benchmark.FUSED, benchmark.COPY, benchmark.NODE}
+
+
 def test_pytorch_is_not_given_tf32(host, monkeypatch: pytest.MonkeyPatch):
     seen = []
     captured = cuda_graphs.captured
@@ -254,9 +262,9 @@ def test_the_record_grows_case_by_case(
 ):
     path = tmp_path / "record.json"
 
-    def wrong_for_one_image(scores, *arguments):
+    def wrong_for_two_images(scores, *arguments):
         labels = reference_launcher(scores, *arguments)
-        return labels if len(labels) > 1 else labels.fill_(1)
+        return labels if len(labels) == 1 else labels.fill_(1)
 
     monkeypatch.setattr(benchmark, "open_launcher", lambda library: reference_launcher)
     monkeypatch.setattr(benchmark, "SINGLE", ((1, (40, 60), 11),))
@@ -269,9 +277,9 @@ def test_the_record_grows_case_by_case(
     assert (payload["benchmark"], payload["cases"], payload["copy_gb_per_s"]) == ("skip_head_cuda", 4, 4000.0)
     assert payload["machine"]["cpu"]
     found = [(result["batch"], result["classes"], result["precision"]) for result in payload["results"]]
-    assert found == [(2, 11, "fp32"), (2, 11, "fp16"), (1, 11, "fp32"), (1, 11, "fp16")]
+    assert found == [(1, 11, "fp32"), (1, 11, "fp16"), (2, 11, "fp32"), (2, 11, "fp16")]
 
-    monkeypatch.setattr(benchmark, "open_launcher", lambda library: wrong_for_one_image)
+    monkeypatch.setattr(benchmark, "open_launcher", lambda library: wrong_for_two_images)
     assert benchmark.main(["x.so", "--quick", "--classes", "11", "-o", str(path)]) == 6
     assert "differs from the reference" in " ".join(capsys.readouterr().err.split())
     payload = json.loads(path.read_text())
