@@ -17,7 +17,15 @@ from ..errors import ModelError
 from ..pixels import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
-from ..runtime.tensorrt_library import library_of, load_plugin, log_of, no_start, open_runtime, require_tensorrt
+from ..runtime.tensorrt_library import (
+    library_of,
+    load_plugin,
+    log_of,
+    no_start,
+    open_runtime,
+    require_tensorrt,
+    unfit_gpu,
+)
 from .audit import check_types, shares_of, types_in_engine, types_in_network
 from .build_progress import open_monitor
 from .engine_errors import build_error, last, no_builder, parser_error
@@ -167,6 +175,8 @@ class EngineBuilder:
     def _inspect(self, plan: bytes, path: Path) -> str:
         engine = open_runtime(self._trt).deserialize_cuda_engine(plan)
         if engine is None:
+            if unfit := unfit_gpu(self.library, self._log.errors()):
+                raise unfit
             raise ModelError(
                 f"the engine of {path.name} was built but cannot be loaded ({last(self._log.errors())}); "
                 "report this with what fcn-edge doctor prints"

@@ -22,7 +22,7 @@ from .cuda_driver import find_gpu
 from .cuda_graph import WARM_UPS, Capture, Replayed, open_cudart
 from .engine import Engine
 from .gpu import Gpu, Stream, is_out_of_memory
-from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt
+from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt, unfit_gpu
 
 IN_FLIGHT = 2
 """Frames that may be on their way at once: the CPU prepares one while the GPU computes the other."""
@@ -312,11 +312,14 @@ def deserialized(trt: ModuleType, runtime: Any, plan: bytes, path: Path, describ
     """The ``ICudaEngine`` in a plan.
 
     Raises:
+        MissingError: if this TensorRT takes no GPU of this kind.
         ModelError: if TensorRT refuses it; in TensorRT's own words.
     """
     log_of(trt).messages.clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
+        if unfit := unfit_gpu(library_of(trt), log_of(trt).errors()):
+            raise unfit
         raise ModelError(f"{library_of(trt)} cannot load {path}: {said_of(trt)}; {sidecar.rebuild(path, described)}")
     return engine
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,6 +117,25 @@ def open_runtime(trt: ModuleType) -> Any:
             f"{library_of(trt)} cannot start: {no_start(log, exc)}; check the driver and the GPU's free memory with "
             "nvidia-smi"
         ) from exc
+
+
+def unfit_gpu(library: Library, errors: Sequence[str]) -> MissingError | None:
+    """Whether a plan was refused for the GPU's sake, whoever built it and where.
+
+    Args:
+        library: which TensorRT.
+        errors: what it logged. TensorRT-RTX takes fewer kinds of GPU than TensorRT, and builds on the others too.
+    """
+    said = next((text for text in errors if "does not support this compute capability" in text), None)
+    if said is None:
+        return None
+    one = re.search(r"has compute capability (\d+\.\d+)", said)
+    others = re.search(r"Supported compute capabilities: (.+?)\. ", said)
+    kind = f"compute capability {one[1]}" if one else "this kind"
+    return MissingError(
+        f"{library} does not run on a GPU of {kind}{f', but on {others[1]}' if others else ''}; pip install tensorrt, "
+        "which is taken before it, and build the engine again"
+    )
 
 
 def no_start(log: Any, exc: Exception) -> str:

@@ -14,7 +14,16 @@ import pytest
 
 from fcn_edge.errors import MissingError
 from fcn_edge.runtime import tensorrt_library
-from fcn_edge.runtime.tensorrt_library import PLUGIN_FILE, PLUGIN_VARIABLE, find_plugin, log_of, open_runtime
+from fcn_edge.runtime.engine_tensorrt import deserialized
+from fcn_edge.runtime.sidecar import Library
+from fcn_edge.runtime.tensorrt_library import (
+    PLUGIN_FILE,
+    PLUGIN_VARIABLE,
+    find_plugin,
+    log_of,
+    open_runtime,
+    unfit_gpu,
+)
 
 PROGRAM = """
 from fcn_edge.errors import MissingError
@@ -131,3 +140,36 @@ def test_a_runtime_that_cannot_start(told: list[tuple[int, str]], said: str) -> 
         open_runtime(trt)
     assert str(caught.value).startswith("tensorrt 10.3.0 cannot start: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_take() -> None:
+    """Its words on an H100; the plan had been built there without complaint."""
+    said = (
+        "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run on this GPU, which has "
+        "compute capability 9.0. Supported compute capabilities: 8.0 8.6 8.9 12.0 12.1 >12.0. TensorRT-RTX does not "
+        "support this compute capability, so the engine cannot be rebuilt for it. In throwUnlessComputeCapability"
+    )
+    library = Library(package="tensorrt_rtx", version="1.7.1")
+    error = unfit_gpu(library, ["of its cache", said])
+    assert isinstance(error, MissingError)
+    assert str(error) == (
+        "tensorrt_rtx 1.7.1 does not run on a GPU of compute capability 9.0, but on 8.0 8.6 8.9 12.0 12.1 >12.0; "
+        "pip install tensorrt, which is taken before it, and build the engine again"
+    )
+    assert "a GPU of this kind; pip" in str(unfit_gpu(library, ["does not support this compute capability"]))
+    assert unfit_gpu(library, ["serialized with another version"]) is None
+
+
+def test_opening_an_engine_on_such_a_gpu_tells_so() -> None:
+    class Logger:
+        Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING"], start=0)
+        WARNING = Severity.WARNING
+
+    trt = ModuleType("tensorrt_rtx")
+    trt.__dict__.update(__version__="1.7.1.116", ILogger=Logger)
+
+    def refused(plan: bytes) -> None:
+        log_of(trt).log(Logger.Severity.ERROR, "TensorRT-RTX does not support this compute capability")
+
+    with pytest.raises(MissingError, match=r"tensorrt_rtx 1\.7\.1 does not run on a GPU of this kind"):
+        deserialized(trt, SimpleNamespace(deserialize_cuda_engine=refused), b"", Path("m.engine"), None)
