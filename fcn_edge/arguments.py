@@ -13,6 +13,25 @@ import msgspec
 from .contract import MAX_SIDE
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The arguments of a command, whose options may stand between the others: ``stream MODEL SOURCE --force SINK``.
+
+    argparse alone takes several of a kind in one piece only, and calls those behind an option unrecognized.
+    """
+
+    _is_inside = False  # in older Pythons parse_known_intermixed_args comes here again
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; what a parser of subcommands calls."""
+        if self._is_inside:
+            return super().parse_known_args(args, namespace)
+        self._is_inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_inside = False
+
+
 def add_options(group: Any, options: type[msgspec.Struct], table: str = "") -> None:
     """An argument for each field of a configuration, its help taken from the class's docstring."""
     docs = dict(

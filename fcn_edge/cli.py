@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import __version__
-from .arguments import add_options, names, positive, seconds, size
+from .arguments import CommandParser, add_options, names, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
 from .stream_command import add_stream_arguments, stream_from_arguments
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fcn-edge", description="Semantic segmentation on edge devices.")
     parser.add_argument("--version", action="version", version=f"fcn-edge {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     _add_doctor(commands)
     _add_demo(commands)
     _add_train(commands)

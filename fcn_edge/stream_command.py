@@ -22,6 +22,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         "sinks",
         metavar="SINK",
         nargs="*",
+        default=[],
         help="FILE.mp4, a folder, FILE.jsonl (shares of the classes), null:// (default), or several",
     )
     parser.add_argument("--show", action="store_true", help="also show a window; q ends")

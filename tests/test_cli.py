@@ -158,6 +158,19 @@ def test_stream_json_and_video(trained: Path, tmp_path: Path, capsys: pytest.Cap
     assert len((tmp_path / "two.jsonl").read_text().splitlines()) == 9
 
 
+def test_options_may_stand_between_the_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, source = trained / "model.onnx", "synthetic://street?size=64x96&frames=2"
+    assert call("stream", model, source, "--force", tmp_path / "a.mp4", "--opacity", "1", tmp_path / "a.jsonl") == 0
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+    capsys.readouterr()
+    assert call("inspect", "--json", model, model) == USAGE
+    assert "unrecognized arguments" in capsys.readouterr().err
+    assert call("stream", "--force", model) == USAGE
+    assert "required: SOURCE\n" in capsys.readouterr().err
+
+
 def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for model in ("run/best.pt", "model.onnx"):
         assert call("inspect", trained / model, "--json") == 0
