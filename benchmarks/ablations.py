@@ -22,6 +22,7 @@ from ..errors import FcnEdgeError, UsageError
 from ..training.config import TrainConfig, dict_from_config
 from .ablations_table import BENCHMARK, Ablations, Line, Run, ablations_from_record, markdown_from_ablations
 from .record import last_parts, machine_facts, passes, write_record
+from .report import told
 
 # Options that make no other line of the table: where a run lies, its seed, and what no result depends on.
 _ASIDE = ("data", "out", "seed", "device", "threads", "memory_gib", "val_every", "keep_every")
@@ -195,8 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.record:
                 write_record(args.record, msgspec.to_builtins(record))
     except FcnEdgeError as exc:
-        console.print(f"error: {exc}", style="red", markup=False, soft_wrap=True)
-        return exc.exit_code
+        return told(exc)
     sys.stdout.write(markdown_from_ablations(record))
     return 0
 

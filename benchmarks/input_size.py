@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ..dataset import Dataset
 from ..errors import FcnEdgeError
 from ..export.facts import facts_from_file
@@ -23,7 +21,7 @@ from ..runtime.engine import open_engine
 from .accuracy import evaluate
 from .quantised import OnStep, Trained, judged_record
 from .record import write_record
-from .report import markdown_table, progress_on_stderr
+from .report import markdown_table, progress_on_stderr, told
 
 
 def scores_by_size(
@@ -95,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         write_record(args.out, payload)
     except FcnEdgeError as exc:
-        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     sys.stdout.write(markdown_from_record(payload) + "\n")
     return 0
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from .. import metrics
 from ..dataset import Dataset, read_sample
 from ..errors import FcnEdgeError
 from .quantised import Trained, judged_record
 from .record import write_record
-from .report import markdown_table, progress_on_stderr
+from .report import markdown_table, progress_on_stderr, told
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -110,8 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         write_record(args.out, payload)
     except FcnEdgeError as exc:
-        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     sys.stdout.write(markdown_from_record(payload) + "\n")
     return 0
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from .. import metrics
 from ..dataset import Dataset, open_dataset_for, read_sample
@@ -20,7 +19,7 @@ from ..pixels import Image, Labels
 from ..runtime.engine import Engine, check_labels
 from .accuracy import check_classes
 from .engines import open_any_engine
-from .report import progress_on_stderr
+from .report import progress_on_stderr, told
 
 
 def draw_pictures(
@@ -98,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args.out, engine, dataset, args.split, args.count, lambda done, total: show("segmenting", done, total)
             )
     except FcnEdgeError as exc:
-        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     sys.stdout.write(f"{args.out}\n")
     return 0
 

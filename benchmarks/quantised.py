@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console
 
 from ..dataset import Dataset, open_dataset
 from ..errors import DataError, FcnEdgeError, UsageError
@@ -29,7 +28,7 @@ from ..training.config import size_from_text
 from .accuracy import evaluate
 from .quantised_table import Run, markdown_from_record
 from .record import held_out_record, passes, write_record
-from .report import progress_on_stderr
+from .report import progress_on_stderr, told
 
 if TYPE_CHECKING:
     from ..export.quantize import TypedReport
@@ -332,8 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             sys.stdout.write(text)
     except FcnEdgeError as exc:
-        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What people see of a benchmark: table, progress, Markdown and plot; knows nothing about how it was measured.
+"""What people see of a benchmark: table, progress, errors, Markdown and plot; knows nothing about how it was measured.
 
 Everything is made from the JSON object alone, so that a report can be written again from a record.
 """
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..errors import UsageError
+from ..errors import FcnEdgeError, UsageError
 from ..pixels import write_atomically
 from .record import write_record
 
@@ -150,6 +150,12 @@ def progress_on_stderr(quiet: bool = False) -> Iterator[Callable[[str, int, int]
             progress.update(tasks[what], completed=done, total=total)
 
         yield on_step
+
+
+def told(exc: FcnEdgeError) -> int:
+    """Tell an error on stderr; returns the exit code."""
+    Console(stderr=True).print(f"error: {exc}", style="red", markup=False, soft_wrap=True)
+    return exc.exit_code
 
 
 def _plot_from_bench(payload: dict[str, Any], path: Path) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
 from ..dataset import open_dataset
 from ..errors import FcnEdgeError, UsageError
@@ -23,7 +22,7 @@ from ..runtime import open_engine
 from ..training.config import size_from_text
 from .accuracy import evaluate
 from .record import last_parts, machine_facts, passes, write_record
-from .report import markdown_table
+from .report import markdown_table, told
 
 MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
 _HISTORY_LINES = 40
@@ -264,8 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story, args.before, size_hw
         )
     except FcnEdgeError as exc:
-        Console(stderr=True).print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     summary = {key: record[key] for key in ("bytes", "int8", "epochs", "minutes")}
     summary["miou"] = {key: scores["miou"] for key, scores in record["eval"].items()}
     sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")

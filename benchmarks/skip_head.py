@@ -26,6 +26,7 @@ from ..pixels import require_cv2
 from ..skip_head import Labels, native_targets, skip_head, skip_head_numpy
 from .head_case import STRIDES, Case, differing_pixels, make_case
 from .record import machine_facts, write_record
+from .report import told
 
 SIZES_HW = ((360, 480), (512, 1024))
 CLASSES = (11, 19)
@@ -170,8 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             payload = {"benchmark": "skip_head", "recorded": recorded, "machine": machine_facts(), "load_before": load}
             write_record(args.record, {**payload, "threads": args.threads, "results": results})
     except FcnEdgeError as exc:
-        console.print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     Console().print(_table(results, args.threads))
     return 0
 

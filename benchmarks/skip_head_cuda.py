@@ -35,6 +35,7 @@ from . import cuda_graphs
 from .cuda_launcher import CudaLauncher, open_launcher
 from .head_case import STRIDES, Case, differing_pixels, make_case
 from .record import machine_facts, write_record
+from .report import told
 
 CLASSES = (11, 19)
 SINGLE = tuple((1, size_hw, classes) for size_hw in ((360, 480), (512, 1024), (1024, 2048)) for classes in CLASSES)
@@ -308,8 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.record:  # after every case: what was measured outlives a failure of the next
                 write_record(args.record, record)
     except FcnEdgeError as exc:
-        console.print(f"error: {exc}", style="red", markup=False)
-        return exc.exit_code
+        return told(exc)
     Console().print(table(record["results"], record["copy_gb_per_s"]))
     return 0
 
