@@ -120,7 +120,7 @@ def open_runtime(trt: ModuleType) -> Any:
 
 
 def unfit_gpu(library: Library, errors: Sequence[str]) -> MissingError | None:
-    """Whether a plan was refused for the GPU's sake, whoever built it and where.
+    """The error of a plan that was refused for the GPU's sake, whoever built it and where; None: it was not.
 
     Args:
         library: which TensorRT.

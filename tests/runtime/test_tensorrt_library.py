@@ -37,6 +37,13 @@ except MissingError as exc:
 """
 
 
+class Logger:
+    """What TensorRT's own offers to be derived from."""
+
+    Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO"], start=0)
+    WARNING = Severity.WARNING
+
+
 def found(folder: Path, **modules: str) -> tuple[str, str]:
     """Whether a TensorRT is seen, and which, or the sentence, where only these modules are."""
     for name, source in modules.items():
@@ -124,10 +131,6 @@ def test_the_plugin_comes_from_where_the_user_pointed(tmp_path: Path, monkeypatc
 def test_a_runtime_that_cannot_start(told: list[tuple[int, str]], said: str) -> None:
     """TensorRT then returns nothing, of which pybind11 makes a TypeError; TensorRT's words are what helps."""
 
-    class Logger:
-        Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO"], start=0)
-        WARNING = Severity.WARNING
-
     def factory(log: Any) -> None:
         for severity, text in told:
             log.log(Logger.Severity(severity), text)
@@ -161,10 +164,6 @@ def test_a_gpu_that_tensorrt_rtx_does_not_take() -> None:
 
 
 def test_opening_an_engine_on_such_a_gpu_tells_so() -> None:
-    class Logger:
-        Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING"], start=0)
-        WARNING = Severity.WARNING
-
     trt = ModuleType("tensorrt_rtx")
     trt.__dict__.update(__version__="1.7.1.116", ILogger=Logger)
 
