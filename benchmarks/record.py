@@ -42,7 +42,8 @@ def machine_facts() -> dict[str, Any]:
     """What this machine is and what runs on it.
 
     Returns:
-        ``cpu``, ``architecture``, ``instruction_set`` (of the fused head, None where it is not compiled), ``cores``,
+        ``cpu``, ``architecture``, ``instruction_set`` (of the fused head, None where it is not compiled),
+        ``instruction_limit`` (the newest that OpenVINO and torch were told to use; None: all), ``cores``,
         ``usable_cores``, ``memory_mib`` (None where unknown), ``os``, ``python``, ``packages`` (name to version, those
         installed), ``gpus`` (``name``, ``driver``, ``memory_mib`` each), ``board`` (a Jetson's, else None), ``commit``
         (None outside a checkout) and ``modified`` (whether that checkout has uncommitted changes, None outside one).
@@ -53,6 +54,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "instruction_set": targets[0] if targets else None,
+        "instruction_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "cores": os.cpu_count(),
         "usable_cores": _usable_cores(),
         "memory_mib": _memory_mib(),

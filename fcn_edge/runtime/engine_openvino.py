@@ -17,6 +17,7 @@ from ..pixels import Image, Labels
 from ..skip_head import skip_head
 from .engine import Engine
 from .engine_openvino_input import normalise_by_rows
+from .engine_openvino_int8 import overflows, without_overflow
 from .onnx_file import SplitModel, split_onnx
 
 
@@ -79,7 +80,8 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
     """An OpenVINO infer request for the network, with float32 outputs whatever the file's own type."""
     ov = require_openvino()
     try:
-        network = ov.Core().read_model(model.network)
+        quantised = model.precision == "int8" and overflows(ov)
+        network = ov.Core().read_model(without_overflow(model.network) if quantised else model.network)
         normalise_by_rows(ov, network)
         steps = ov.preprocess.PrePostProcessor(network)
         for index in range(len(network.outputs)):
