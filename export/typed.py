@@ -1,8 +1,9 @@
 """Typed models from FP32 ones, in memory: FP16, and INT8 with FP16 around it; knows nothing about frames or files.
 
 FP16 is every tensor behind the normalisation, the score maps and the head's kernels among them. INT8 is what
-:mod:`.qdq` places, all other tensors FP16. TensorRT takes the types as they are; the CPU engine computes what is FP16
-in FP32 and what is INT8 in integers, so one file serves both.
+:mod:`.qdq` places; a layer that makes integers of integers has its bias and steps in FP32, and all other tensors are
+FP16. TensorRT takes the types as they are; the CPU engine computes what is FP16 in FP32 and what is INT8 in integers,
+so one file serves both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from onnx import ModelProto
 
 from .bias_correction import corrected
 from .half import half_from_float, normalisation
-from .qdq import insert_qdq, placement
+from .qdq import exact_nodes, insert_qdq, placement
 
 
 def fp16_from_fp32(model: ModelProto) -> ModelProto:
@@ -47,4 +48,5 @@ def int8_from_fp32(
         ModelError: if a weight is too large for FP16.
     """
     where = placement(model, keep)
-    return fp16_from_fp32(insert_qdq(model if means is None else corrected(model, where, means), where, scales))
+    quantised = insert_qdq(model if means is None else corrected(model, where, means), where, scales)
+    return half_from_float(quantised, normalisation(quantised.graph) | exact_nodes(model, where))

@@ -111,11 +111,15 @@ def test_int8_file_says_how_it_was_made(home, int8, frames) -> None:
     assert facts["params"] == facts_from_file(home / "model.onnx")["params"]
 
 
-def test_int8_file_holds_int8_and_fp16_only(home, int8) -> None:
+def test_int8_file_holds_int8_fp16_and_what_belongs_to_sums_of_integers_in_fp32(home, int8) -> None:
+    report, _ = int8
     model = onnx.load(home / "int8.onnx")
     stored = Counter(TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer)
     assert stored["INT8"] == 20 + 1  # weights of the layers and the one zero point
-    assert stored["FLOAT"] == 2  # mean and deviation
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    assert {name for name in floats if name.endswith(".bias")} == {f"{name}.bias" for name in report.layers}
+    rest = {name for name in floats if not name.endswith((".bias", ".scale"))}
+    assert len(rest) == 2  # mean and deviation
     assert (home / "int8.onnx").stat().st_size < 0.3 * (home / "model.onnx").stat().st_size
 
 
@@ -136,8 +140,8 @@ def test_onnx_runtime_agrees_with_the_cpu_engine_on_the_int8_file(home, int8, fr
             image = read_image(path)
             labels = session.run(None, {"image": image[None]})[0].view(np.uint8)[0]
             same.append(np.mean(labels == engine.infer(image)))
-    # They round at different places (ONNX Runtime to FP16 before it rounds to int8), so they are as far from each other
-    # as each is from FP32; a scale misread by one of them would show as half of the labels.
+    # An untrained network answers by a hair's breadth: a last bit becomes a step, and steps spread. Trained ones, in
+    # tests/test_shipped_models.py, agree far better; a scale misread by one of them would show as half of the labels.
     assert np.mean(same) > 0.95
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from fcn_edge.export.qdq import placement
+from fcn_edge.export.qdq import insert_qdq, placement, rounded_at_once
 from fcn_edge.export.to_onnx import onnx_from_model
 from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32
 
@@ -51,15 +51,21 @@ def test_fp16(tensorrt_site, tmp_path, exported) -> None:
 
 def test_int8(tensorrt_site, tmp_path, exported) -> None:
     where = placement(exported)
-    steps = np.random.default_rng(0).uniform(0.01, 0.2, len(where.tensors)).tolist()
-    found = report(tensorrt_site, tmp_path, int8_from_fp32(exported, dict(zip(where.tensors, steps, strict=True))))
+    steps = dict(zip(where.tensors, np.random.default_rng(0).uniform(0.01, 0.2, len(where.tensors)), strict=True))
+    at_once = rounded_at_once(exported, where)
+    assert set(at_once) == set(where.layers)
+    found = report(tensorrt_site, tmp_path, int8_from_fp32(exported, steps))
     layers = Counter((kind, dtype) for _, kind, dtype in found["layers"])
     assert layers["QUANTIZE", "INT8"] == len(where.tensors) == 28
-    assert layers["DEQUANTIZE", "HALF"] == len(where.tensors) + len(where.layers)
-    assert (layers["CONVOLUTION", "HALF"], layers["CONVOLUTION", "FLOAT"]) == (24, 0)
-    # The builder speaks of each convolution that it fuses with the Q/DQ around it: all that were meant, no other.
-    fused = Counter(text.rsplit("Converting ", 1)[-1] for text in found["messages"])
-    assert fused == {
+    read = {node.input[0] for node in exported.graph.node if node.name in where.layers}
+    assert layers["DEQUANTIZE", "FLOAT"] == len(where.layers) + len(read)
+    assert (layers["CONVOLUTION", "HALF"], layers["CONVOLUTION", "FLOAT"]) == (4, 20)
+    assert not [text for text in found["messages"] if not text.startswith("WARNING")]
+    # Where all around integers is FP16, the builder speaks of each convolution that it fuses with the Q/DQ around it:
+    # all that were meant, no other. Where it is FP32 there is nothing to convert and to tell; the plan is the same.
+    half = report(tensorrt_site, tmp_path, fp16_from_fp32(insert_qdq(exported, where, steps)))
+    assert Counter(text.rsplit("Converting ", 1)[-1] for text in half["messages"]) == {
         "conv activation scales to fp32.": len(where.layers),
         "conv weight scales to fp32.": len(where.layers),
     }
+    assert found["plan_bytes"] == pytest.approx(half["plan_bytes"], rel=0.02)
