@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import math
 import os
 import time
 from pathlib import Path
@@ -116,7 +118,7 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
 
 
 def physical_cores() -> int:
-    """How many physical cores this process may run on: hyper-threads of one core count once."""
+    """How many cores this process may run on: hyper-threads of one core count once, a container's limit counts too."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cores = set()
@@ -126,7 +128,21 @@ def physical_cores() -> int:
             cores.add(siblings.read_text().strip())
         except OSError:
             cores.add(str(cpu))
-    return len(cores)
+    return min(len(cores), cpu_limit() or len(cores))
+
+
+def cpu_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """CPUs whose time a container may take (``docker run --cpus 1.5``), rounded up; None without a limit.
+
+    More threads than these are all stopped together until the next tenth of a second.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else math.ceil(int(quota) / int(period))
+    with contextlib.suppress(OSError, ValueError):  # version 1 of control groups
+        quota_us, period_us = (int((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return math.ceil(quota_us / period_us) if quota_us > 0 else None
+    return None
 
 
 def check_labels(labels: Labels, size_hw: tuple[int, int], num_classes: int) -> None:
