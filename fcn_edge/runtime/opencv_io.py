@@ -10,6 +10,8 @@ from types import ModuleType
 
 from ..pixels import require_cv2
 
+SILENT = 0  # LOG_LEVEL_SILENT, which OpenCV 4 does not name
+
 
 @contextlib.contextmanager
 def quiet_cv2() -> Iterator[ModuleType]:
@@ -37,14 +39,21 @@ class _Silence:
     def begin(self, cv2: ModuleType) -> None:
         with self._lock:
             if self._asking == 0:
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = _set_log_level(cv2, SILENT)
             self._asking += 1
 
     def end(self, cv2: ModuleType) -> None:
         with self._lock:
             self._asking -= 1
             if self._asking == 0:
-                cv2.utils.logging.setLogLevel(self._level)
+                _set_log_level(cv2, self._level)
+
+
+def _set_log_level(cv2: ModuleType, level: int) -> int:
+    """Set OpenCV's log level; gives the one before. OpenCV 5 has moved the function."""
+    logging = getattr(cv2.utils, "logging", cv2)
+    before: int = logging.setLogLevel(level)
+    return before
 
 
 _SILENCE = _Silence()  # OpenCV has one level for the whole process

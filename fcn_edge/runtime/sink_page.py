@@ -54,9 +54,9 @@ class PageSink(Sink):
         self._drawn_s = self._shared_s = 0.0
         self._is_over = False
         self._server = _server(self._app())
-        listener = _listen(*_host_and_port(address))
+        self._listener = _listen(*_host_and_port(address))
         self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, name="fcn-edge-page", daemon=True
+            target=self._server.run, kwargs={"sockets": [self._listener]}, name="fcn-edge-page", daemon=True
         )
         self._thread.start()
 
@@ -87,6 +87,7 @@ class PageSink(Sink):
         self._is_over = True
         self._server.should_exit = True
         self._thread.join(CLOSE_TIMEOUT_S)
+        self._listener.close()  # uvicorn leaves it open if it was to end before it had started
 
     def _app(self) -> Any:
         try:

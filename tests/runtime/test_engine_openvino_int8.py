@@ -118,8 +118,8 @@ def test_an_old_cpu_gives_the_labels_of_the_file(tmp_path) -> None:
     frame = street.draw_street(3, 1.0, (360, 480))[0]
     (expected,) = scores(Path(model).read_bytes(), frame)
     agreement, as_openvino_comes = ((old[name] == expected.view(np.uint8)[0]).mean() for name in ("arr_0", "arr_1"))
-    assert agreement > 0.98
-    assert as_openvino_comes < 0.95, "if nothing overflows, this test shows nothing"
+    assert agreement > 0.95  # 0.99 with the newest ONNX Runtime; a drawn street is no picture that it knows well
+    assert as_openvino_comes < 0.8, "if nothing overflows, this test shows nothing"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="Linux alone lists a CPU's instructions there")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import SourceError, UsageError
-from fcn_edge.runtime.opencv_io import quiet_cv2
+from fcn_edge.runtime.opencv_io import SILENT, quiet_cv2
 from fcn_edge.runtime.source import open_source, redact
 from fcn_edge.runtime.source_images import natural_key
 from fcn_edge.runtime.source_synthetic import open_synthetic
@@ -82,13 +82,15 @@ def test_ffmpeg_and_opencv_stay_quiet(tmp_path):
 
 
 def test_opencv_stays_quiet_until_the_last_thread_is_done():
-    level = cv2.utils.logging.getLogLevel()
+    logging = getattr(cv2.utils, "logging", cv2)  # OpenCV 5, and 4
+    level = logging.getLogLevel()
+    assert level != SILENT
     with quiet_cv2():
         other = contextlib.ExitStack()
         other.enter_context(quiet_cv2())
-    assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
+    assert logging.getLogLevel() == SILENT
     other.close()
-    assert cv2.utils.logging.getLogLevel() == level
+    assert logging.getLogLevel() == level
 
 
 def test_video_without_its_index_is_refused(tmp_path, make_video):
