@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,11 @@ import pytest
 from fcn_edge.contract import Contract
 from fcn_edge.errors import FcnEdgeError, MissingError
 from fcn_edge.runtime.cuda_driver import cuda_version, find_gpu
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 if TYPE_CHECKING:
     from fcn_edge.model.fcn import FCN
@@ -94,7 +100,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of a fresh virtual environment with this project's wheel and its extra ``cpu``: a device without torch."""
+    """Python of a fresh virtual environment with this project's wheel and its extra ``cpu``: a device without torch.
+
+    Its packages are the oldest that this project allows, as these tests run with the newest.
+    """
     home = tmp_path_factory.mktemp("device")
     wheels = home / "wheels"
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
@@ -103,11 +112,25 @@ def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = wheels.glob("fcn_edge-*.whl")
     venv.create(home / "venv", with_pip=True)
     python = home / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), f"{wheel}[cpu]"]
+    constraints = home / "constraints.txt"
+    constraints.write_text("\n".join(oldest_packages("cpu", "serve")))
+    install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), f"{wheel}[cpu]"]
     result = subprocess.run(install, capture_output=True, text=True)
     if result.returncode:
         pytest.skip(f"packages for a second virtual environment cannot be installed: {result.stderr.strip()[-200:]}")
     return python
+
+
+def oldest_packages(*extras: str) -> list[str]:
+    """Constraints such as ``numpy==1.26.*``: the oldest packages that pyproject.toml allows.
+
+    Python 3.13 has none of them, and gets those of constraints.txt.
+    """
+    if sys.version_info >= (3, 13):
+        return (ROOT / "constraints.txt").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return [f"{found[1]}=={found[2]}.*" for line in needed if (found := re.match(r"([\w-]+)>=([\d.]+)", line))]
 
 
 @pytest.fixture(scope="session")

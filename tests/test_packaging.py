@@ -72,6 +72,7 @@ def test_a_device_without_torch_evaluates_measures_and_streams(
     assert fcn_edge("bench", model, "--duration", "300ms", "--threads", 1)["results"]
     summary = fcn_edge("stream", model, "synthetic://street?size=64x96&frames=5", tmp_path / "out.mp4")
     assert (summary["frames_out"], summary["ended"]) == (5, "eof")
+    assert fcn_edge("stream", "camvid-n", tmp_path / "out.mp4", tmp_path / "pictures")["frames_out"] == 5
     result = subprocess.run(
         [device_python, "-I", "-m", "fcn_edge", "eval", str(trained / "run" / "best.pt"), "--data", str(data)],
         capture_output=True, text=True,
