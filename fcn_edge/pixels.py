@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,15 +36,18 @@ def require_cv2() -> types.ModuleType:
     """OpenCV, which is no base dependency: a Jetson brings its own build.
 
     Raises:
-        MissingError: if it is not installed.
+        MissingError: if it is not installed, or lacks a library of the system's, as in a container without a desktop.
     """
     try:
         import cv2
     except ImportError as exc:
-        raise MissingError(
-            f"OpenCV cannot be imported ({exc}); install it with: pip install 'fcn-edge[cpu]', "
-            "or on a Jetson use the system's python3-opencv"
-        ) from exc
+        remedy = "install it with: pip install 'fcn-edge[cpu]', or on a Jetson use the system's python3-opencv"
+        if re.search(r"lib\S+\.so", str(exc)):
+            remedy = (
+                "it is installed and lacks that library of the system's: apt install libgl1 libglib2.0-0, or without "
+                "windows: pip uninstall opencv-python, then pip install opencv-python-headless"
+            )
+        raise MissingError(f"OpenCV cannot be imported ({exc}); {remedy}") from exc
     return cv2
 
 

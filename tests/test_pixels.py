@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from fcn_edge.errors import DataError, UsageError
-from fcn_edge.pixels import fit_image, read_image, read_mask, replaced, restore_labels, write_png
+from fcn_edge.errors import DataError, MissingError, UsageError
+from fcn_edge.pixels import fit_image, read_image, read_mask, replaced, require_cv2, restore_labels, write_png
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("No module named 'cv2'", "fcn-edge\\[cpu\\]"),
+        ("libGL.so.1: cannot open shared object file: No such file or directory", "apt install libgl1"),
+    ],
+)
+def test_what_opencv_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, remedy: str) -> None:
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({said!r})")
+    monkeypatch.delitem(sys.modules, "cv2")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingError, match=f"{said}.*{remedy}"):
+        require_cv2()
 
 
 def test_png_round_trip(tmp_path: Path) -> None:
