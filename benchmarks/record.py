@@ -21,6 +21,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..pixels import write_atomically
+from ..runtime.engine import cpu_limit
 from ..skip_head import native_targets
 
 PACKAGES = (
@@ -126,9 +127,9 @@ def _cpu_model() -> str:
 
 
 def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limit = cpu_limit()
+    return min(cores, limit) if cores and limit else cores
 
 
 def _memory_mib() -> int | None:

@@ -80,8 +80,8 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
     """An OpenVINO infer request for the network, with float32 outputs whatever the file's own type."""
     ov = require_openvino()
     try:
-        quantised = model.precision == "int8" and overflows(ov)
-        network = ov.Core().read_model(without_overflow(model.network) if quantised else model.network)
+        is_in_danger = model.precision == "int8" and overflows(ov)
+        network = ov.Core().read_model(without_overflow(model.network) if is_in_danger else model.network)
         normalise_by_rows(ov, network)
         steps = ov.preprocess.PrePostProcessor(network)
         for index in range(len(network.outputs)):

@@ -107,8 +107,10 @@ def _make_unsigned(graph: Any, integers: Collection[str], constants: _Constants)
 def _may_be_negative(name: str, makers: _Makers, constants: _Constants) -> bool:
     """Whether a tensor is not known to be 0 or more."""
     node = makers.get(name)
-    if node is None or node.op_type == "Relu":
-        return node is None
+    if node is None:
+        return True
+    if node.op_type == "Relu":
+        return False
     if node.op_type == "Clip":
         return not _number(node.input[1], makers, constants) >= 0
     passed = node.input if node.op_type == "Concat" else node.input[:1] if node.op_type in _AS_BEFORE else []
