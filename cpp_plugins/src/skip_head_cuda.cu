@@ -15,7 +15,7 @@ over classes is 82 instructions on sm_87, 90 with FP16 taps (disassembled). Sour
 a warp reads few different words (it spans 32 / s cells), taps straight from L1, where neighbouring lanes read
 neighbouring words. Labels leave a warp as 32 neighbouring bytes, one sector.
 
-Shared memory holds some classes at a time (24 KB at most: all 19 of them at stride 8 take 7 KB), and the number of
+Shared memory holds some classes at a time (24 KB at most: all 19 of them at stride 8 take 10 KB), and the number of
 classes is no template parameter: registers do not depend on it. Sums are FP32 whatever the inputs are. The lowest id
 wins a tie; NaN never wins. Tile sizes were chosen by counting, not by measuring.
 
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kTileThreads, 4) label_tile(const __grid_const
         load_scores(work, place, begin, count, shared);
         __syncthreads();
         for (int stage = 1; stage < work.shape.stages; ++stage) {
-            add_coarser(work, place, stage, begin, count, shared);
+            add_coarser(work, place, stage, count, shared);
             __syncthreads();
         }
         label_classes<kStride>(work, place, begin, count, shared, best);

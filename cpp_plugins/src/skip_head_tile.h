@@ -4,7 +4,9 @@
 // other, so eight rows: the same eight taps of the last kernel serve all four cells, and the same four source values
 // serve both phases. A thread owns one column of one unit, and its eight running maxima stay in registers.
 //
-// Shared memory holds, for some classes at a time, every grid's part that the block needs, one cell wider on each side.
+// Shared memory holds, for some classes at a time, every grid's part that the block needs, one cell wider on each side,
+// and behind them the kernels that lead from grid to grid. What a step fetches from device memory it fetches some at a
+// time, before the first of them is waited for: a block has few threads and nothing else to do meanwhile.
 // The steps of a block, each for all of its threads before the next: load_scores, add_coarser for stage 1, 2, ...,
 // label_classes; then the next classes; at last write_labels. tests/cpp_plugins runs these same steps on the host.
 #pragma once
@@ -16,8 +18,10 @@
 
 #if defined(__CUDACC__)
 #define FCN_EDGE_UNROLL _Pragma("unroll")
+#define FCN_EDGE_NO_UNROLL _Pragma("unroll 1")
 #else
 #define FCN_EDGE_UNROLL
+#define FCN_EDGE_NO_UNROLL
 #endif
 
 namespace fcn_edge {
@@ -25,6 +29,10 @@ namespace fcn_edge {
 constexpr int kTileWidth = 64, kTileUnits = 4;
 constexpr int kTileThreads = kTileWidth * kTileUnits;
 constexpr int kUnitRows = 2, kUnitCells = 4;
+constexpr int kTaps = 16;                    // of a kernel between two grids
+constexpr int kFetched = 6;                  // elements that a thread fetches before it waits
+constexpr int kLine = 128;                   // bytes that come from device memory together
+constexpr int kOne = 1 << 16;                // of fixed point
 constexpr int kTileSharedBytes = 24 * 1024;  // four blocks share the 100 KB of an sm_86 multiprocessor
 
 // How a call is cut into blocks, and what shared memory of one block holds.
@@ -34,10 +42,13 @@ struct TilePlan {
     int pairs_log2;           // a cell has 2^pairs_log2 pairs of row phases
     int rows[kMaxStages];     // of stage i that a block holds
     int columns[kMaxStages];  // likewise
+    int inverse[kMaxStages];  // 2^16 / columns[i], rounded up: see row_of()
     int offset[kMaxStages];   // where stage i begins within a class, in floats
-    int step;                 // floats from one class to the next
+    int step;                 // floats of a class, and from one class to the next
+    int taps;                 // where the taps between the grids begin, behind all classes
     int classes;              // held at a time
-    FCN_EDGE_HOST_DEVICE size_t shared_bytes() const { return size_t(step) * size_t(classes) * sizeof(float); }
+    int floats;               // in all
+    FCN_EDGE_HOST_DEVICE size_t shared_bytes() const { return size_t(floats) * sizeof(float); }
 };
 
 // Columns of the finest grid that a block holds.
@@ -60,14 +71,18 @@ static inline TilePlan tile_plan(const SkipHeadShape& shape) {
     for (int i = shape.stages - 1; i >= 0; --i) {
         plan.rows[i] = rows;
         plan.columns[i] = columns;
+        plan.inverse[i] = (kOne + columns - 1) / columns;
         plan.offset[i] = plan.step;
         plan.step += rows * columns;
         rows = rows / 2 + 2;  // two fine cells share a coarse one; the ends need a neighbour each
         columns = columns / 2 + 2;
     }
-    const int fit = kTileSharedBytes / (plan.step * int(sizeof(float)));
+    const int taps = kTaps * (shape.stages - 1);
+    const int fit = kTileSharedBytes / ((plan.step + taps) * int(sizeof(float)));
     const int passes = (shape.classes + fit - 1) / fit;
     plan.classes = (shape.classes + passes - 1) / passes;  // as even as can be
+    plan.taps = plan.step * plan.classes;
+    plan.floats = plan.taps + taps * plan.classes;
     return plan;
 }
 
@@ -108,6 +123,9 @@ struct TilePlace {
     int unit;    // 0 to kTileUnits - 1
 };
 
+// Number of a thread within its block.
+FCN_EDGE_HOST_DEVICE static inline int thread_of(TilePlace place) { return place.unit * kTileWidth + place.column; }
+
 // Running maxima of a thread and their classes.
 struct TileBest {
     float score[kUnitCells][kUnitRows];
@@ -141,11 +159,10 @@ FCN_EDGE_HOST_DEVICE static inline int finest_column(const SkipHeadShape& shape,
     return tap_near(block_x * kTileWidth, shape.stride) - 1;
 }
 
-// The same for the grid `steps` stages coarser: the near tap's predecessor. -1 has the near tap of 0, so it needs no
-// clipping.
+// The same for the grid `steps` stages coarser: the near tap's predecessor, so many times. -1 has the near tap of 0, so
+// it needs no clipping. With b = begin + 2 a step is b -> ceil(b / 2).
 FCN_EDGE_HOST_DEVICE static inline int coarser_begin(int begin, int steps) {
-    for (; steps > 0; --steps) begin = tap_near(begin, 2) - 1;
-    return begin;
+    return ((begin + 1 + (1 << steps)) >> steps) - 2;
 }
 
 // Where the columns and rows of stage `stage` that a block holds begin in its grid.
@@ -161,48 +178,110 @@ FCN_EDGE_HOST_DEVICE static inline TileOrigin tile_origin(const TileWork<Score, 
             coarser_begin(finest_column(work.shape, place.block_x), steps)};
 }
 
-// Brings the scores of all stages into shared memory; zero outside the grids.
+// Row of a cell of stage `stage` that a block holds: exact as long as cell * columns is less than 2^16.
+FCN_EDGE_HOST_DEVICE static inline int row_of(const TilePlan& plan, int stage, int cell) {
+    return (cell * plan.inverse[stage]) >> 16;
+}
+
+// A thread's share of work on some elements of each class: one element (of many, every kTileThreads-th from it on) of
+// every `classes`-th class from `first` on. What an element needs is then worked out once for all of its classes.
+struct TileShare {
+    int element;
+    int first;
+    int classes;
+    FCN_EDGE_HOST_DEVICE TileShare(TilePlace place, int elements) {
+        const int thread = thread_of(place);
+        classes = elements < kTileThreads ? kTileThreads / elements : 1;
+        first = elements < kTileThreads ? thread / elements : 0;
+        element = thread - first * elements;
+        if (first >= classes) element = elements;  // nothing is left for it
+    }
+};
+
+// Starts fetching what all threads of a block will read, which nobody waits for yet; of many bytes the first.
+template <class Kernel>
+FCN_EDGE_HOST_DEVICE static inline void touch(const Kernel* first, int count, TilePlace place) {
+#if defined(__CUDA_ARCH__)
+    const int at = thread_of(place) * (kLine / int(sizeof(Kernel)));
+    if (at < count) asm volatile("prefetch.global.L1 [%0];" ::"l"(first + at));
+#else
+    (void)first, (void)count, (void)place;
+#endif
+}
+
+// Brings the scores of all stages into shared memory, zero outside the grids, and the taps between them.
 template <class Score, class Kernel>
 FCN_EDGE_HOST_DEVICE static inline void load_scores(const TileWork<Score, Kernel>& work, TilePlace place,
                                                     int class_begin, int class_count, float* shared) {
+    const TilePlan& plan = work.plan;
+    FCN_EDGE_NO_UNROLL
     for (int i = 0; i < work.shape.stages; ++i) {
-        const TileOrigin origin = tile_origin(work, place, i);
-        const int height = work.shape.score_h[i], width = work.shape.score_w[i];
+        const int size = i + 1 < work.shape.stages ? kTaps : 4 * work.shape.stride * work.shape.stride;
+        touch(work.kernels[i] + size_t(class_begin) * size_t(size), class_count * size, place);
+    }
+    const TileShare share(place, plan.step);
+    for (int element = share.element; element < plan.step; element += kTileThreads) {
+        int stage = work.shape.stages - 1;
+        FCN_EDGE_UNROLL
+        for (int i = kMaxStages - 2; i >= 0; --i) {  // the coarser lie behind the finer
+            if (i < work.shape.stages - 1 && element >= plan.offset[i]) stage = i;
+        }
+        const TileOrigin origin = tile_origin(work, place, stage);
+        const int cell = element - plan.offset[stage], row = row_of(plan, stage, cell);
+        const int y = origin.row + row, x = origin.column + cell - row * plan.columns[stage];
+        const int height = work.shape.score_h[stage], width = work.shape.score_w[stage];
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
         const size_t plane = size_t(height) * size_t(width);
-        const Score* image =
-            work.scores[i] + (size_t(place.image) * size_t(work.shape.classes) + size_t(class_begin)) * plane;
-        for (int cell = place.column; cell < work.plan.rows[i] * work.plan.columns[i]; cell += kTileWidth) {
-            const int y = origin.row + cell / work.plan.columns[i], x = origin.column + cell % work.plan.columns[i];
-            const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-            const Score* from = image + (inside ? size_t(y) * size_t(width) + size_t(x) : 0);
-            float* to = shared + work.plan.offset[i] + cell;
-            for (int c = place.unit; c < class_count; c += kTileUnits) {
-                to[c * work.plan.step] = inside ? float(from[size_t(c) * plane]) : 0.0f;
+        const Score* from = work.scores[stage] +
+                            (size_t(place.image) * size_t(work.shape.classes) + size_t(class_begin)) * plane +
+                            (inside ? size_t(y) * size_t(width) + size_t(x) : 0);
+        float* to = shared + element;
+        for (int begin = share.first; begin < class_count; begin += kFetched * share.classes) {
+            float values[kFetched];
+            FCN_EDGE_UNROLL
+            for (int k = 0; k < kFetched; ++k) {
+                const int c = begin + k * share.classes;
+                values[k] = inside && c < class_count ? float(from[size_t(c) * plane]) : 0.0f;
+            }
+            FCN_EDGE_UNROLL
+            for (int k = 0; k < kFetched; ++k) {
+                const int c = begin + k * share.classes;
+                if (c < class_count) to[c * plan.step] = values[k];
             }
         }
+    }
+    for (int stage = 1; stage < work.shape.stages; ++stage) {
+        const Kernel* taps = work.kernels[stage - 1] + class_begin * kTaps;
+        float* to = shared + plan.taps + (stage - 1) * plan.classes * kTaps;
+        FCN_EDGE_NO_UNROLL
+        for (int i = thread_of(place); i < class_count * kTaps; i += kTileThreads) to[i] = float(taps[i]);
     }
 }
 
 // Adds to the scores of `stage` (1 or more) in shared memory the sum of the stage before, brought to this grid.
 template <class Score, class Kernel>
 FCN_EDGE_HOST_DEVICE static inline void add_coarser(const TileWork<Score, Kernel>& work, TilePlace place, int stage,
-                                                    int class_begin, int class_count, float* shared) {
+                                                    int class_count, float* shared) {
+    const TilePlan& plan = work.plan;
     const TileOrigin origin = tile_origin(work, place, stage), coarse = tile_origin(work, place, stage - 1);
     const int height = work.shape.score_h[stage], width = work.shape.score_w[stage];
-    const int coarse_columns = work.plan.columns[stage - 1];
-    for (int cell = place.column; cell < work.plan.rows[stage] * work.plan.columns[stage]; cell += kTileWidth) {
-        const int y = origin.row + cell / work.plan.columns[stage], x = origin.column + cell % work.plan.columns[stage];
+    const int coarse_columns = plan.columns[stage - 1], cells = plan.rows[stage] * plan.columns[stage];
+    const TileShare share(place, cells);
+    for (int cell = share.element; cell < cells; cell += kTileThreads) {
+        const int row = row_of(plan, stage, cell);
+        const int y = origin.row + row, x = origin.column + cell - row * plan.columns[stage];
         if (y < 0 || y >= height || x < 0 || x >= width) continue;
         const int near_row = tap_near(y, 2) - coarse.row, near_column = tap_near(x, 2) - coarse.column;
-        const float* from = shared + work.plan.offset[stage - 1] + near_row * coarse_columns + near_column;
-        const Kernel* taps = work.kernels[stage - 1] + class_begin * 16 + tap_phase(y, 2) * 4 + tap_phase(x, 2);
-        float* to = shared + work.plan.offset[stage] + cell;
-        for (int c = place.unit; c < class_count; c += kTileUnits) {
-            const float* n = from + c * work.plan.step;
+        const float* from = shared + plan.offset[stage - 1] + near_row * coarse_columns + near_column;
+        const float* taps =
+            shared + plan.taps + (stage - 1) * plan.classes * kTaps + tap_phase(y, 2) * 4 + tap_phase(x, 2);
+        float* to = shared + plan.offset[stage] + cell;
+        FCN_EDGE_NO_UNROLL
+        for (int c = share.first; c < class_count; c += share.classes) {
+            const float* n = from + c * plan.step;
             const float* a = n - coarse_columns;
-            const Kernel* k = taps + c * 16;
-            to[c * work.plan.step] +=
-                n[0] * float(k[0]) + n[-1] * float(k[2]) + a[0] * float(k[8]) + a[-1] * float(k[10]);
+            const float* k = taps + c * kTaps;
+            to[c * plan.step] += n[0] * k[0] + n[-1] * k[2] + a[0] * k[8] + a[-1] * k[10];
         }
     }
 }

@@ -66,7 +66,7 @@ int run(const SkipHeadShape& shape, const void* const* scores, const void* const
             std::fill(memory, memory + floats, std::numeric_limits<float>::quiet_NaN());
             for_threads([&](TilePlace place, TileBest&) { load_scores(work, place, begin, count, memory); });
             for (int i = 1; i < shape.stages; ++i) {
-                for_threads([&](TilePlace place, TileBest&) { add_coarser(work, place, i, begin, count, memory); });
+                for_threads([&](TilePlace place, TileBest&) { add_coarser(work, place, i, count, memory); });
             }
             with_stride(shape.stride, [&](auto stride) {
                 for_threads([&](TilePlace place, TileBest& mine) {
