@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..cores import physical_cores
 from ..dataset import Dataset, read_sample
 from ..errors import MissingError
 from ..pixels import Image
-from ..runtime.engine import Engine, physical_cores
+from ..runtime.engine import Engine
 from .accuracy import check_classes, evaluate, part_name, part_of
 from .engines import facts_of, open_any_engine, open_reference
 from .latency import Candidate, measure_interleaved

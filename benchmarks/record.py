@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
+from ..cores import cpu_limit
 from ..errors import UsageError
 from ..pixels import write_atomically
-from ..runtime.engine import cpu_limit
 from ..skip_head import native_targets
 
 PACKAGES = (

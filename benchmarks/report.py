@@ -21,6 +21,7 @@ from .record import write_record
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
 _NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
+_DOUBTFUL = 0.95
 _TERMINAL = ("model", "precision", "p50 ms", "p99", "fps", "speed", "RSS MiB", "GPU MiB", "mIoU")
 
 
@@ -71,6 +72,20 @@ def bench_table(payload: dict[str, Any]) -> Table:
     return table
 
 
+def doubts(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each model whose labels are far from those of ONNX Runtime executing the same file.
+
+    Rounded networks differ by some per cent without any fault, most where they do not know what they see.
+    """
+    return [
+        f"{result['model']} ({result['precision']}) agrees with ONNX Runtime on {share:.1%} of the pixels, expected "
+        f"{_DOUBTFUL:.0%} or more on frames like those it learned from; give --data, and compare its mIoU with that of "
+        "its FP32 file"
+        for result in results
+        if (share := result.get("agreement_with_reference")) is not None and share < _DOUBTFUL
+    ]
+
+
 def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
     """The report as Markdown.
 
@@ -108,6 +123,7 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
         "## Checked before timing",
         "Share of pixels that are alike in two runs of the same frame, and with ONNX Runtime executing the same file.",
         markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
+        *doubts(results),
         "## Machine",
         markdown_table(["fact", "value"], _fact_rows(payload["machine"])),
     ]

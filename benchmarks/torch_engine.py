@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from ..contract import Contract
+from ..cores import physical_cores
 from ..errors import EngineError, MissingError, UsageError
 from ..model.fcn import FCN
 from ..pixels import Image, Labels
-from ..runtime.engine import Engine, physical_cores
+from ..runtime.engine import Engine
 from ..training.checkpoint import model_from_checkpoint
 
 

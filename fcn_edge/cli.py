@@ -291,7 +291,7 @@ def _add_bench(commands: Any) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     from .benchmarks.bench import bench_models
-    from .benchmarks.report import bench_table, check_folder, progress_on_stderr, write_report
+    from .benchmarks.report import bench_table, check_folder, doubts, progress_on_stderr, write_report
 
     if args.out:
         check_folder(args.out, args.force)
@@ -310,6 +310,8 @@ def _bench(args: argparse.Namespace) -> None:
         _print_json(payload)
     else:
         _print_table(bench_table(payload))
+    for sentence in doubts(payload["results"]):
+        print(f"fcn-edge: {sentence}", file=sys.stderr)
 
 
 # --------------------------------------------------------------------------------------------------------- inspect

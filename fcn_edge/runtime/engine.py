@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import math
-import os
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from ..contract import Contract
+from ..cores import physical_cores
 from ..errors import EngineError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
 from ..shipped import shipped_models
@@ -115,34 +113,6 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
     from .engine_openvino import OpenVinoEngine
 
     return OpenVinoEngine(path, threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
-
-
-def physical_cores() -> int:
-    """How many cores this process may run on: hyper-threads of one core count once, a container's limit counts too."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(siblings.read_text().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return min(len(cores), cpu_limit() or len(cores))
-
-
-def cpu_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """CPUs whose time a container may take (``docker run --cpus 1.5``), rounded up; None without a limit.
-
-    More threads than these are all stopped together until the next tenth of a second.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return None if quota == "max" else math.ceil(int(quota) / int(period))
-    with contextlib.suppress(OSError, ValueError):  # version 1 of control groups
-        quota_us, period_us = (int((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        return math.ceil(quota_us / period_us) if quota_us > 0 else None
-    return None
 
 
 def check_labels(labels: Labels, size_hw: tuple[int, int], num_classes: int) -> None:

@@ -173,7 +173,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads; 0: torch's choice.
+        threads: CPU threads; 0: torch's choice, at most what a container may use.
         memory_gib: training images are kept in memory up to this; larger sets are read from disk as they are needed.
         val_every: epochs between validations; the last epoch is always validated.
         keep_every: epochs between checkpoints that are kept as ``epoch-NNNN.pt``; 0: only best and last.

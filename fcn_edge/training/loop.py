@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..contract import Contract
+from ..cores import cpu_limit
 from ..errors import UsageError
 from .batches import iter_order
 from .checkpoint import Checkpoint
@@ -122,6 +123,8 @@ def train(
     saved = open_folder(out, resume, force)
     if config.threads:
         torch.set_num_threads(config.threads)
+    elif limit := cpu_limit():
+        torch.set_num_threads(min(limit, torch.get_num_threads()))
     device = choose_device(config.device)
     start = init_file(config.init, config.model) if saved is None and config.init else None
     origin = open_origin(config.init, start) if start else None

@@ -66,6 +66,16 @@ def test_a_report_is_three_files_and_the_record_is_the_object(payload, tmp_path)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
+def test_labels_far_from_the_reference_are_told(payload):
+    """An INT8 file may differ by some per cent; half of the pixels is a fault that stood in a record unseen."""
+    assert report.doubts(payload["results"]) == []
+    payload["results"][0]["agreement_with_reference"] = None
+    payload["results"][1]["agreement_with_reference"] = 0.53219
+    (sentence,) = report.doubts(payload["results"])
+    assert sentence.startswith("runs/n-int8.onnx (int8) agrees with ONNX Runtime on 53.2% of the pixels, expected 95%")
+    assert sentence in report.markdown_from_bench(payload)
+
+
 def test_tables_hold_the_figures(payload):
     markdown = report.markdown_from_bench(payload)
     first, second = rows_of(markdown, "Results")

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from fcn_edge.contract import METADATA_KEY
 from fcn_edge.errors import EngineError, FcnEdgeError, MissingError, ModelError, UsageError
-from fcn_edge.runtime.engine import cpu_limit, open_engine, physical_cores
+from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import contract_from_onnx, split_onnx
 
 pytest.importorskip("openvino")
@@ -219,27 +219,3 @@ def test_contract_and_network_can_be_read_alone(hand_model, tmp_path):
     parts = split_onnx(path)
     assert [kernel.shape for kernel in parts.kernels] == [(4, 1, 4, 4), (4, 1, 4, 4), (4, 1, 16, 16)]
     assert b"SkipHead" not in parts.network
-
-
-def test_physical_cores_are_at_least_one():
-    assert 1 <= physical_cores() <= 4096
-
-
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "?"}, None),
-        ({}, None),
-    ],
-)
-def test_a_container_may_have_fewer_cpus_than_it_sees(tmp_path, monkeypatch, files, limit):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cpu_limit(tmp_path) == limit
-    monkeypatch.setattr("fcn_edge.runtime.engine.cpu_limit", lambda: limit)
-    assert 1 <= physical_cores() <= (limit or 4096)

@@ -330,3 +330,16 @@ def test_a_few_steps_on_camvid(camvid: Path, tmp_path: Path) -> None:
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     assert result.miou is not None
     assert result.miou > 0
+
+
+@pytest.mark.parametrize(("threads", "limit", "used"), [(0, 1, 1), (2, 1, 2), (0, None, 3)])
+def test_a_containers_limit_bounds_the_threads(config: Make, monkeypatch, threads, limit, used) -> None:
+    """torch counts the machine's processors; more threads than a container may run stand still together."""
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr("fcn_edge.training.loop.cpu_limit", lambda: limit)
+    try:
+        torch.set_num_threads(3)
+        train(config(epochs=1, threads=threads), lambda _: seen.append(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {used}
