@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_checkpoint(args.output, mean_of_checkpoints(args.checkpoints))
     except FcnEdgeError as exc:
         return told(exc)
+    except OSError as exc:
+        return told(UsageError(f"{args.output} cannot be written: {exc.strerror or exc}; choose another place with -o"))
     sys.stdout.write(f"{args.output}\n")
     return 0
 

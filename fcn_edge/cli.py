@@ -6,6 +6,7 @@ Progress and logs go to stderr, results to stdout; ``--json`` prints exactly one
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from . import __version__
 from .arguments import CommandParser, add_options, names, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
+from .shipped import shipped_models
 from .stream_command import add_stream_arguments, stream_from_arguments
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
 from .training_bar import training_progress
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .runtime.engine import Engine
 
 INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fcn-edge: stopped", file=sys.stderr)
         return INTERRUPTED
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        where = f" ({exc.filename})" if exc.filename else ""
+        print(f"fcn-edge: the disk is full{where}; make room or write elsewhere, and start again", file=sys.stderr)
+        return FcnEdgeError.exit_code
     except BrokenPipeError:  # who reads the output, such as head, has seen enough; nothing is left to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -319,7 +328,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 def _add_inspect(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="contract, precision by layer, hashes and provenance of a file")
-    parser.add_argument("file", type=Path, metavar="FILE", help=".pt, .onnx or .engine")
+    parser.add_argument("file", metavar="FILE", help=".pt, .onnx, .engine or the name of a model that ships")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a listing")
     parser.set_defaults(command=_inspect)
 
@@ -327,7 +336,7 @@ def _add_inspect(commands: Any) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     from .export.facts import facts_from_file
 
-    facts = facts_from_file(args.file)
+    facts = facts_from_file(shipped_models().get(args.file) or Path(args.file))
     if args.json:
         _print_json(facts)
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -177,6 +179,24 @@ def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.Captur
         facts = json.loads(capsys.readouterr().out)
         assert facts["contract"]["model"] == "fcn8s-edge-n"
         assert facts["params"] == pytest.approx(0.99e6, rel=0.05)
+
+
+def test_inspect_takes_the_name_of_a_model_that_ships(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", "camvid-n", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["contract"]["class_names"][0] == "Sky"
+
+
+def test_a_full_disk_is_one_sentence(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("fcn_edge.benchmarks.report.write_atomically", refuse)
+    out = tmp_path / "report"
+    assert call("bench", trained / "model.onnx", "--duration", "0.1s", "-o", out) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"fcn-edge: the disk is full ({out / 'bench.md'}); make room")
 
 
 @pytest.fixture

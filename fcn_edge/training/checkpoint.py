@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,19 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk.
+    """
     fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
     fields["contract"] = dict_from_contract(checkpoint.contract)
     fields["config"] = dict_from_config(checkpoint.config)
     with replaced(Path(path)) as temporary:
-        torch.save({"format": FORMAT, "version": VERSION, **fields}, temporary)
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **fields}, temporary)
+        except RuntimeError as exc:  # torch's word for a file that did not take all bytes
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from exc
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import FcnEdgeError, UsageError
 from ..pixels import write_atomically
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, dict_from_config
@@ -98,6 +99,22 @@ def save_epoch(out: Path, checkpoint: Checkpoint, ended: bool) -> None:
     lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in history)
     write_atomically(out / "metrics.jsonl", lines)
     save_checkpoint(out / "last.pt", checkpoint)  # last: what it says is done, is done
+
+
+@contextlib.contextmanager
+def saving(out: Path, epoch: int) -> Iterator[None]:
+    """Tell what is saved and what is not where files of an epoch cannot be written.
+
+    Raises:
+        FcnEdgeError: if they cannot.
+    """
+    try:
+        yield
+    except OSError as exc:
+        saved = load_checkpoint(out / "last.pt").epoch if (out / "last.pt").exists() else 0
+        then = f"go on with --resume, epoch {saved} is saved" if saved else "start again"
+        reason = exc.strerror or exc
+        raise FcnEdgeError(f"epoch {epoch} cannot be saved in {out}: {reason}; make room there and {then}") from exc
 
 
 def validated(history: Sequence[dict[str, Any]]) -> list[float]:

@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint
 from .config import DEFAULT_MODEL, TrainConfig
 from .data import TrainData, open_data
 from .distill import open_teacher, refuse_other_teacher
-from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
+from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, saving, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
@@ -117,7 +117,7 @@ def train(
         UsageError: if an option, the output folder or a change made on resuming cannot be used.
         DataError: if files of the data set have problems; all of them are listed.
         ModelError: if a checkpoint to start from or to learn from cannot be used.
-        FcnEdgeError: if the loss is no longer finite.
+        FcnEdgeError: if the loss is no longer finite, or an epoch cannot be saved.
     """
     out = Path(config.out)
     saved = open_folder(out, resume, force)
@@ -165,10 +165,14 @@ def train(
             metrics |= scores_from_confusion(matrix, data.contract)
         metrics["seconds"] = round(clock.seconds(), 3)
         history = [*history, metrics]
-        save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds(), sources), ended)
+        with saving(out, len(history)):
+            save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds(), sources), ended)
 
-    draw_curves(out / "curves.png", history)
-    _draw_examples(out / "grid.png", learner, data)
+    try:
+        draw_curves(out / "curves.png", history)
+        _draw_examples(out / "grid.png", learner, data)
+    except OSError as exc:  # a full disk; what counts is saved
+        log.warning("the pictures of the run cannot be written to %s: %s", out, exc.strerror or exc)
     scores = validated(history)
     return TrainResult(
         out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,3 +344,27 @@ def test_a_containers_limit_bounds_the_threads(config: Make, monkeypatch, thread
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {used}
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_disk_that_is_full_loses_no_saved_epoch(config: Make, tmp_path: Path, fails_at: int) -> None:
+    """The kernel refuses to let a file grow, so torch's own writer fails, as it does on a full disk."""
+    out = tmp_path / "full"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(state: Progress) -> None:
+        if state.epoch == fails_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    try:
+        with pytest.raises(FcnEdgeError, match=f"epoch {fails_at} cannot be saved in .*full: .*; make room") as caught:
+            train(config(epochs=3, out=str(out)), fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if fails_at == 1:
+        assert str(caught.value).endswith("start again")
+        assert not (out / "last.pt").exists()
+    else:
+        assert "--resume, epoch 1 is saved" in str(caught.value)
+        assert load_checkpoint(out / "last.pt").epoch == 1
+    assert not list(out.glob(".*"))  # nothing half-written
