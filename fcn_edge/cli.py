@@ -275,12 +275,22 @@ def _add_stream(commands: Any) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    summary = stream_from_arguments(args, lambda note: print(note, file=sys.stderr))
+    summary = stream_from_arguments(args, _note)
     if args.json:
         _print_json(summary.to_dict())
     else:
         print(summary)
     return {"signal": INTERRUPTED, "source_lost": SourceError.exit_code}.get(summary.ended, 0)
+
+
+def _note(text: str) -> None:
+    """Print on stderr; if its terminal is gone (EIO), what is recorded still has to be finished."""
+    try:
+        print(text, file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 # ----------------------------------------------------------------------------------------------------------- bench

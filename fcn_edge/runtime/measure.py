@@ -56,7 +56,7 @@ class StreamSummary:
         fps: results for each second, from the start to the last result.
         latency_ms: frame in host memory to labels in host memory.
         age_ms: frame captured to result taken by the sink.
-        ended: ``eof``, ``limit`` (enough frames), ``signal`` (Ctrl-C, SIGTERM, window closed) or ``source_lost``.
+        ended: ``eof``, ``limit`` (enough frames), ``signal`` (or its window was closed) or ``source_lost``.
     """
 
     frames_in: int

@@ -31,7 +31,7 @@ def run(
     on_status: Callable[[StreamStatus], None] | None = None,
     status_every_s: float = 2.0,
 ) -> StreamSummary:
-    """Stream a source through an engine into a sink until it ends, ``max_frames`` are through, or Ctrl-C or SIGTERM.
+    """Stream a source through an engine into a sink until it ends, ``max_frames`` are through, or a signal says so.
 
     A thread reads ahead; everything else happens in the caller's thread, frame by frame and in order. A file loses no
     frame; of a live source the newest is taken. The sink is closed here, so that its failure is not overlooked: whole
@@ -96,7 +96,10 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[_Stop]:
-    """Let the first SIGINT or SIGTERM ask to stop, and a second one interrupt at once; in the main thread only."""
+    """Let the first SIGINT, SIGTERM or SIGHUP ask to stop, a second one interrupt at once; in the main thread only.
+
+    SIGHUP says that the terminal is gone, such as with a broken SSH connection; under ``nohup`` it stays ignored.
+    """
     stop = _Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -107,7 +110,10 @@ def _stop_on_signals() -> Iterator[_Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
     finally:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
+import pty
 import resource
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -217,7 +220,7 @@ def test_status_tells_counts_and_rates(list_source, marks):
     assert f"frame {seen[-1].frames_out}/20" in str(seen[-1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_with_a_summary_and_a_playable_file(list_source, marks, tmp_path, read_video, number):
     before = signal.getsignal(number)
     path = tmp_path / "o.mp4"
@@ -304,6 +307,32 @@ def test_ctrl_c_in_a_real_process_leaves_a_playable_file(tmp_path, make_video, r
     assert output.splitlines()[-1] == "signal"
     assert path.exists()
     assert 1 <= len(read_video(tmp_path / "out.mp4")) < 400
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_terminal_that_goes_away_ends_the_stream_with_a_playable_file(tmp_path, read_video, is_ignored):
+    """An SSH connection that breaks: SIGHUP, and nothing can be printed any more. Under nohup the stream goes on."""
+    master, slave = pty.openpty()
+
+    def lead_the_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if is_ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    command = [sys.executable, "-m", "fcn_edge", "stream", "echo://?delay_ms=20", "synthetic://street", "out.mp4"]
+    process = subprocess.Popen(
+        [*command, "--max-frames", "150"], cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave,
+        start_new_session=True, preexec_fn=lead_the_terminal,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    while b"frame " not in shown:
+        shown += os.read(master, 1000)
+    os.close(master)
+    process.wait(timeout=60)
+    frames = len(read_video(tmp_path / "out.mp4"))
+    assert frames == 150 if is_ignored else 1 <= frames < 150
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_camvid_frames_to_a_video(camvid, tmp_path, read_video):
