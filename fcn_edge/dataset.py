@@ -74,6 +74,7 @@ class Dataset:
         palette: one (red, green, blue) for each class id.
         ignore_id: mapped mask value that never counts; None where all 256 ids are classes.
         id_map: 256 entries: mask value in the file -> class id, ``ignore_id``, or -1 for a value that is not allowed.
+        mask_colors: (red, green, blue) of each mask value from 0 on, for masks that are coloured; empty: none may be.
         splits: samples of each split, in the order of their names.
         unpaired: for each split, a sentence for each image without a mask and each mask without an image.
         holdout: sequence of ``train`` that stands in for ``val``; empty: none, ``val`` is the folder's own.
@@ -88,6 +89,7 @@ class Dataset:
     splits: Mapping[str, tuple[Sample, ...]]
     unpaired: Mapping[str, tuple[str, ...]]
     holdout: str = ""
+    mask_colors: tuple[tuple[int, int, int], ...] = ()
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """The samples of a split.
@@ -174,7 +176,7 @@ def read_sample(dataset: Dataset, sample: Sample) -> tuple[pixels.Image, pixels.
     Raises:
         DataError: if a file cannot be read, the sizes differ or the mask holds a value that is no class.
     """
-    image, raw = pixels.read_image(sample.image), pixels.read_mask(sample.mask)
+    image, raw = pixels.read_image(sample.image), pixels.read_mask(sample.mask, dataset.mask_colors)
     if image.shape[:2] != raw.shape:
         sizes = f"{image.shape[0]}x{image.shape[1]} and {raw.shape[0]}x{raw.shape[1]}"
         raise DataError(f"{sample.image} and its mask are {sizes}; they must be equal")
@@ -234,7 +236,8 @@ def _open_camvid(root: Path) -> Dataset:
         masks = {path.stem: path for path in _images(root / f"{split}annot")}
         splits[split], unpaired[split] = _pair(_images(root / split), masks)
     id_map = (*range(len(CAMVID)), IGNORE_ID, *[-1] * (255 - len(CAMVID) - 1), IGNORE_ID)
-    return Dataset(root, "camvid", tuple(CAMVID), tuple(CAMVID.values()), IGNORE_ID, id_map, splits, unpaired)
+    colors = tuple(CAMVID.values())
+    return Dataset(root, "camvid", tuple(CAMVID), colors, IGNORE_ID, id_map, splits, unpaired, mask_colors=colors)
 
 
 def _open_cityscapes(root: Path) -> Dataset:
@@ -287,7 +290,9 @@ def _open_plain(root: Path) -> Dataset:
         masks = {path.stem: path for path in _images(root / "masks" / folder.name)}
         splits[folder.name], unpaired[folder.name] = _pair(_images(folder), masks)
     ignore_id = IGNORE_ID if count < 256 else None
-    return Dataset(root, "plain", tuple(info.names), palette, ignore_id, tuple(id_map), splits, unpaired)
+    return Dataset(
+        root, "plain", tuple(info.names), palette, ignore_id, tuple(id_map), splits, unpaired, mask_colors=palette
+    )
 
 
 def _images(folder: Path) -> list[Path]:

@@ -10,7 +10,8 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import types
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_PNG, _PNG_DEPTH, _PNG_KIND, _PNG_CRC = b"\x89PNG\r\n\x1a\n", 24, 25, 29  # how it begins, and offsets in its header
+_PNG_GREY, _PNG_PALETTE = 0, 3
 _ENDINGS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
 
 Image = NDArray[np.uint8]
@@ -57,20 +60,31 @@ def read_image(path: Path) -> Image:
     Raises:
         DataError: if the file is missing, cut off or no image.
     """
-    image: Image = _decode(path, require_cv2().IMREAD_COLOR)
+    image: Image = _decoded(path, _read(path), require_cv2().IMREAD_COLOR)
     return image
 
 
-def read_mask(path: Path) -> Labels:
-    """Read a mask as uint8 ``[height, width]``, the file's values untouched.
+def read_mask(path: Path, colors: Sequence[tuple[int, int, int]] = ()) -> Labels:
+    """Read a mask as uint8 ``[height, width]``: the file's values untouched, of a PNG with a palette its indices.
+
+    Args:
+        path: the file.
+        colors: (red, green, blue) of each value from 0 on, for a mask that is coloured; empty: such a one is refused.
 
     Raises:
-        DataError: if the file is missing, cut off, no image, or not one uint8 channel.
+        DataError: if the file is missing, cut off, no image, not one uint8 channel or in other colours than these.
     """
-    mask: Labels = _decode(path, require_cv2().IMREAD_UNCHANGED)
+    data = _read(path)
+    levels = 256
+    if _is_whole(data) and data.startswith(_PNG) and data[_PNG_KIND] in (_PNG_GREY, _PNG_PALETTE):
+        levels, data = 1 << min(data[_PNG_DEPTH], 8), _grey_of_palette(data)
+    mask: Labels = _decoded(path, data, require_cv2().IMREAD_UNCHANGED)
+    if mask.dtype == np.uint8 and mask.ndim == 3 and colors:
+        return _values_of_colors(path, mask, colors)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         channels = 1 if mask.ndim == 2 else mask.shape[2]
         raise DataError(f"{path} has {channels} channels of {mask.dtype}; a mask is one uint8 class id for each pixel")
+    mask //= np.uint8(255 // (levels - 1))  # OpenCV spreads grey of fewer than eight bits to 255
     return mask
 
 
@@ -147,16 +161,43 @@ def restore_labels(labels: Labels, size_hw: tuple[int, int]) -> Labels:
     return restored
 
 
-def _decode(path: Path, flag: int) -> Any:
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as exc:
         raise DataError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _decoded(path: Path, data: bytes, flag: int) -> Any:
     cv2 = require_cv2()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if _is_whole(data) else None
     if pixels is None:
         raise DataError(f"{path} is no readable image ({len(data)} bytes); replace it or remove it")
     return pixels
+
+
+def _grey_of_palette(data: bytes) -> bytes:
+    """A PNG whose grey values are the palette's indices: OpenCV gives the colours of a palette, never its indices."""
+    header = data[:_PNG_KIND] + b"\0" + data[_PNG_KIND + 1 : _PNG_CRC]
+    at = _PNG_CRC + 4
+    while data[at + 4 : at + 8] not in (b"IDAT", b""):  # chunks before, such as the palette, mean nothing to grey
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return header + zlib.crc32(header[12:]).to_bytes(4, "big") + data[at:]
+
+
+def _values_of_colors(path: Path, mask: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> Labels:
+    """Values of a mask uint8 ``[height, width, 3 or 4]`` BGR in the colours of a palette; alpha does not count."""
+    codes = mask[..., :3] @ np.array([1, 256, 65536], np.int32)
+    seen, inverse = np.unique(codes, return_inverse=True)
+    values = {(red << 16) + (green << 8) + blue: value for value, (red, green, blue) in reversed([*enumerate(colors)])}
+    unknown = [f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in seen.tolist() if code not in values]
+    if unknown:
+        raise DataError(
+            f"{path} is coloured, and {len(unknown)} of its colours are no class's: {', '.join(unknown[:4])}; expected "
+            'those of the classes ("palette" in classes.json), or one uint8 class id for each pixel'
+        )
+    table = np.array([values[code] for code in seen.tolist()], np.uint8)
+    return table[inverse].reshape(codes.shape)
 
 
 def _is_whole(data: bytes) -> bool:

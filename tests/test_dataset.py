@@ -113,6 +113,18 @@ def test_256_classes_leave_no_id_to_ignore(tmp_path: Path) -> None:
     assert (dataset.read_sample(data, data.samples("train")[0])[1] == 255).all()
 
 
+def test_coloured_masks_are_read_by_the_palette_whatever_classes_are_chosen(tmp_path: Path) -> None:
+    """Annotation tools export colours; the choice of classes changes ids and colours, but not those in the files."""
+    names = {"names": ["road", "car", "sky"], "palette": [[128, 64, 128], [0, 0, 142], [70, 130, 180]]}
+    put(tmp_path / "images" / "train" / "1.png", 9, (1, 3), channels=3)
+    (tmp_path / "masks" / "train").mkdir(parents=True)
+    write_png(tmp_path / "masks" / "train" / "1.png", np.array([names["palette"]], np.uint8)[..., ::-1].copy())
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    for classes, expected in (((), [0, 1, 2]), (("sky", "ground=road"), [1, 255, 0])):
+        data = dataset.open_dataset(tmp_path, classes)
+        assert dataset.read_sample(data, data.samples("train")[0])[1].tolist() == [expected]
+
+
 def test_every_problem_is_listed(camvid_like: Path) -> None:
     train, annot = camvid_like / "train", camvid_like / "trainannot"
     (annot / "a_1.png").unlink()
@@ -126,7 +138,7 @@ def test_every_problem_is_listed(camvid_like: Path) -> None:
     with pytest.raises(DataError) as caught:
         dataset.check(dataset.open_dataset(camvid_like), ["train", "val"])
     problems = caught.value.problems
-    for words in ("a_1.png has no mask", "extra.png has no image", "4x6 and 4x7", "holds ids [99]", "3 channels",
+    for words in ("a_1.png has no mask", "extra.png has no image", "4x6 and 4x7", "holds ids [99]", "(9, 9, 9)",
                   "e_1.png is no readable image"):  # fmt: skip
         assert sum(words in problem for problem in problems) == 1, words
     assert len(problems) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -45,6 +46,48 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, ending: str, share: f
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(DataError, match="no readable image"):
         read_image(path)
+
+
+def png_of_few_bits(values: np.ndarray, depth: int, kind: int) -> bytes:
+    """A PNG of values below 2^depth, with a palette (kind 3) or grey (kind 0); OpenCV writes none."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+
+    height, width = values.shape
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :].reshape(height, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, kind, 0, 0, 0])
+    colors = np.random.default_rng(0).integers(0, 256, (1 << depth, 3), np.uint8).tobytes()
+    palette = [(b"PLTE", colors), (b"tRNS", b"\0\x80")] if kind == 3 else []
+    parts = [(b"IHDR", header), *palette, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("kind", [0, 3])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_mask_of_few_bits_or_with_a_palette_holds_its_values(tmp_path: Path, depth: int, kind: int) -> None:
+    """PASCAL VOC's masks, and what annotation tools export: OpenCV would give colours, and 255 for a single bit."""
+    values = np.random.default_rng(1).integers(0, 1 << depth, (13, 21), np.uint8)
+    path = tmp_path / "mask.png"
+    path.write_bytes(png_of_few_bits(values, depth, kind))
+    assert read_image(path).shape == (13, 21, 3)
+    assert np.array_equal(read_mask(path), values)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match="no readable image"):
+        read_mask(path)
+
+
+def test_a_coloured_mask_is_read_by_its_palette(tmp_path: Path) -> None:
+    colors = [(128, 64, 128), (0, 0, 142), (128, 64, 128), (255, 255, 255)]  # the third is never found
+    values = np.array([[0, 1, 3], [3, 1, 0]], np.uint8)
+    write_png(tmp_path / "bgr.png", np.ascontiguousarray(np.array(colors, np.uint8)[values][..., ::-1]))
+    assert np.array_equal(read_mask(tmp_path / "bgr.png", colors), values)
+    alpha = np.dstack([np.array(colors, np.uint8)[values][..., ::-1], np.full((2, 3), 9, np.uint8)])
+    cv2.imwrite(str(tmp_path / "bgra.png"), alpha)
+    assert np.array_equal(read_mask(tmp_path / "bgra.png", colors), values)
+    with pytest.raises(DataError, match=r"1 of its colours are no class's: \(255, 255, 255\); expected .*palette"):
+        read_mask(tmp_path / "bgr.png", colors[:3])
 
 
 def test_a_mask_is_one_uint8_channel(tmp_path: Path) -> None:

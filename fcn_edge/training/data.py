@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ..model.fcn import MEAN_BGR, STD_BGR, make_model
 from ..pixels import read_image
 from .batches import EvaluationStore, ImageStore, fingerprint
 from .config import TrainConfig
+
+log = logging.getLogger(__name__)
 
 _LEAST_CROP = 32
 
@@ -75,7 +78,20 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
         contract,
         fingerprint(samples),
     )
+    _warn_of_absent(data)
     return msgspec.structs.replace(config, size=size_hw, crop=crop_hw), data
+
+
+def _warn_of_absent(data: TrainData) -> None:
+    """Tell of classes that no training mask shows, as where masks of two classes hold 0 and 255."""
+    names = data.contract.class_names
+    absent = [name for name, count in zip(names, data.train.counts.tolist(), strict=True) if not count]
+    if absent:
+        ignored = "" if data.contract.ignore_id is None else f", {data.contract.ignore_id} is ignored"
+        log.warning(
+            "no training mask that was counted has a pixel of %s, which will not be learned (masks hold ids 0 to %d%s)",
+            ", ".join(absent), len(names) - 1, ignored,
+        )  # fmt: skip
 
 
 def _size_of(sample: Sample) -> tuple[int, int]:

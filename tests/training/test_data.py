@@ -1,0 +1,34 @@
+"""What a run finds out about its data before it learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from fcn_edge.pixels import write_png
+from fcn_edge.training.config import TrainConfig
+from fcn_edge.training.data import open_data
+
+
+@pytest.mark.parametrize(("value", "is_told"), [(1, False), (255, True)])
+def test_a_class_that_no_mask_shows_is_told(tmp_path: Path, caplog, value: int, is_told: bool) -> None:
+    """Masks of background and object often hold 0 and 255; 255 is ignored, and all that is left is background."""
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:40, 20:60] = value
+    write_png(tmp_path / "masks" / "train" / "0.png", mask)
+    write_png(tmp_path / "images" / "train" / "0.png", np.zeros((64, 96, 3), np.uint8))
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["background", "object"]}))
+    open_data(TrainConfig(data=str(tmp_path), model="fcn8s-edge-n"), torch.device("cpu"))
+    messages = [record.getMessage() for record in caplog.records]
+    expected = (
+        "no training mask that was counted has a pixel of object, which will not be learned (masks hold ids 0 to 1, "
+        "255 is ignored)"
+    )
+    assert messages == ([expected] if is_told else [])
