@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,17 @@ def test_labels_of_one_frame_survive_the_next(hand_model, tmp_path):
         engine.infer(second)
         np.testing.assert_array_equal(kept, model.labels(first))
         assert (kept != model.labels(second)).any()
+
+
+def test_threads_may_share_an_engine(hand_model, tmp_path):
+    """A web server answers requests in several threads; OpenVINO calls a request that is in use an error."""
+    model = hand_model(5, (320, 448))
+    frames = [small_image(model.contract.size_hw, seed) for seed in range(4)]
+    expected = [model.labels(frame) for frame in frames]
+    with open_engine(model.write(tmp_path / "m.onnx"), threads=1) as engine, ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for labels, wanted in zip(pool.map(engine.infer, frames), expected, strict=True):
+                np.testing.assert_array_equal(labels, wanted)
 
 
 @pytest.mark.parametrize("shape", [(90, 140, 3), (1, 1, 3), (45, 70, 4), (45, 70), (45, 70, 1), (17, 301, 3)])
