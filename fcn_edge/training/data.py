@@ -21,6 +21,7 @@ from .config import TrainConfig
 log = logging.getLogger(__name__)
 
 _LEAST_CROP = 32
+_MODERATE = 360 * 640
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
     samples = [sample for split in config.splits for sample in opened.samples(split)]
     size_hw = config.size or _size_of(samples[0])
     crop_hw = config.crop or _default_crop(size_hw, strides[0])
+    if config.size is None:
+        _tell_of_large(size_hw, strides[0])
     contract = Contract(
         config.model,
         size_hw,
@@ -80,6 +83,19 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
     )
     _warn_of_absent(data)
     return msgspec.structs.replace(config, size=size_hw, crop=crop_hw), data
+
+
+def _tell_of_large(size_hw: tuple[int, int], stride: int) -> None:
+    """Say what images cost that nobody asked to see at their full size, such as those of a 1080p camera."""
+    height, width = size_hw
+    times = height * width / _MODERATE
+    if times >= 2:
+        less_h, less_w = (max(1, round(side / times**0.5 / stride)) * stride for side in size_hw)
+        log.info(
+            "the network will see images of %dx%d, as large as the first one is; with --size %dx%d training and every "
+            "frame later take about 1/%.0f of the time, and small things are seen less well",
+            height, width, less_h, less_w, height * width / (less_h * less_w),
+        )  # fmt: skip
 
 
 def _warn_of_absent(data: TrainData) -> None:

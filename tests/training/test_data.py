@@ -32,3 +32,22 @@ def test_a_class_that_no_mask_shows_is_told(tmp_path: Path, caplog, value: int, 
         "255 is ignored)"
     )
     assert messages == ([expected] if is_told else [])
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "asked", "told"),
+    [
+        ((1080, 1920), None, "--size 352x640 training and every frame later take about 1/9 of the time"),
+        ((1080, 1920), (360, 640), ""),
+        ((480, 640), None, ""),
+    ],
+)
+def test_the_size_of_a_large_camera_is_told(tmp_path: Path, caplog, size_hw, asked, told: str) -> None:
+    write_png(tmp_path / "masks" / "train" / "0.png", np.zeros(size_hw, np.uint8))
+    write_png(tmp_path / "images" / "train" / "0.png", np.zeros((*size_hw, 3), np.uint8))
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["all"]}))
+    with caplog.at_level("INFO"):
+        open_data(TrainConfig(data=str(tmp_path), model="fcn8s-edge-n", size=asked), torch.device("cpu"))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == bool(told)
+    assert all(told in message for message in messages)
