@@ -21,7 +21,7 @@ from .record import write_record
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
 _NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
-_DOUBTFUL = 0.95
+_DOUBTFUL = 0.9
 _TERMINAL = ("model", "precision", "p50 ms", "p99", "fps", "speed", "RSS MiB", "GPU MiB", "mIoU")
 
 

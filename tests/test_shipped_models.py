@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fcn_edge import street
 from fcn_edge.benchmarks.accuracy import evaluate
 from fcn_edge.dataset import CAMVID, open_dataset
+from fcn_edge.pixels import fit_image, read_image
 from fcn_edge.runtime import open_engine
 from fcn_edge.shipped import shipped_models
 
@@ -34,17 +36,28 @@ def test_it_runs_on_a_frame_of_any_size(name: str) -> None:
     assert (labels[truth == road] == road).mean() > 0.5  # a drawn road is a road to a network that knows photographs
 
 
-@pytest.mark.parametrize("name", shipped_models())
-def test_any_onnx_runtime_gives_its_labels(name: str) -> None:
-    """As it comes, with all that it rewrites: bias and steps of a layer have once met in FP16, which overflowed."""
+def agreement_with_onnxruntime(name: str, frame: np.ndarray) -> float:
+    """Share of the labels that ONNX Runtime gives as it comes, with all that it rewrites."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(shipped_models()[name], providers=["CPUExecutionProvider"])
     with open_engine(name, threads=1) as engine:
-        frame, _ = street.draw_street(3, 1.0, engine.contract.size_hw)
+        frame = fit_image(frame, engine.contract.size_hw)
         labels = engine.infer(frame)
     (answer,) = session.run(None, {"image": frame[None]})
-    # 0.99 with the newest, 0.96 with older ones; on CamVid's images 0.999 and 0.997.
-    assert (answer.view("uint8")[0] == labels).mean() > 0.95
+    return float((answer.view("uint8")[0] == labels).mean())
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_any_onnx_runtime_gives_its_labels(name: str) -> None:
+    """Bias and steps of a layer have once met in FP16, which overflowed: half of the labels of a drawn street."""
+    # 0.99 with the newest, 0.91 to 0.98 with older ones, as no model knows what it sees there.
+    assert agreement_with_onnxruntime(name, street.draw_street(3, 1.0, (360, 480))[0]) > 0.88
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_any_onnx_runtime_gives_its_labels_of_what_it_knows(name: str, camvid: Path) -> None:
+    # 0.998 with the newest, 0.995 with older ones.
+    assert agreement_with_onnxruntime(name, read_image(camvid / "val" / "0016E5_07959.png")) > 0.99
 
 
 @pytest.mark.parametrize("name", shipped_models())

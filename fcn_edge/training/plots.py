@@ -154,11 +154,13 @@ def _write_small(figure: Figure, path: Path, kept: Sequence[tuple[int, int, int]
     rgb = PIL.Image.open(drawn).convert("RGB")
     colors = sorted({*kept, (0, 0, 0), (255, 255, 255)})
     if len(colors) <= _MOST_KEPT:
-        pixels, common = np.asarray(rgb), rgb.quantize(256 - len(colors), dither=PIL.Image.Dither.NONE)
+        count, pixels = 256 - len(colors), np.asarray(rgb)
+        common = rgb.quantize(count, dither=PIL.Image.Dither.NONE)
         indices = np.asarray(common) + np.uint8(len(colors))
         for index, color in enumerate(colors):
             indices[(pixels == color).all(2)] = index
         rgb = PIL.Image.fromarray(indices)
-        rgb.putpalette([*(value for color in colors for value in color), *(common.getpalette() or [])])
+        rest = (common.getpalette() or [])[: 3 * count]  # Pillow 10.0 gives 256 colours, whatever was asked for
+        rgb.putpalette([*(value for color in colors for value in color), *rest])
     with replaced(path) as temporary:
         rgb.save(temporary, optimize=True)
