@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ..errors import FcnEdgeError, UsageError
-from ..pixels import write_atomically
+from ..pixels import require_writable, write_atomically
 from .record import write_record
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
@@ -51,10 +51,11 @@ def check_folder(folder: Path, force: bool = False) -> None:
     """Refuse a folder that a report cannot go to; worth asking before minutes of measuring.
 
     Raises:
-        UsageError: if it is a file, or holds a report and ``force`` is not given.
+        UsageError: if it is a file or read-only, or holds a report and ``force`` is not given.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a folder for the report")
+    require_writable(folder)
     there = [name for name in (JSON_NAME, MARKDOWN_NAME, PLOT_NAME) if (folder / name).exists()]
     if there and not force:
         raise UsageError(f"{folder} already holds {', '.join(there)}; give another folder or --force")

@@ -20,7 +20,7 @@ from .benchmarks.record import machine_facts
 from .dataset import Dataset, open_dataset, read_sample
 from .errors import UsageError
 from .export.to_onnx import onnx_from_checkpoint
-from .pixels import Image, write_atomically, write_png
+from .pixels import Image, require_writable, write_atomically, write_png
 from .runtime import Overlay, open_engine, open_sink, open_source, run
 from .runtime.engine import Engine
 from .training.config import AugmentConfig, TrainConfig
@@ -66,12 +66,13 @@ def run_demo(
         What ``report.json`` holds.
 
     Raises:
-        UsageError: if ``minutes`` is not positive, or ``out`` is not empty and ``force`` is not given.
+        UsageError: if ``minutes`` is not positive, ``out`` is read-only, or it is not empty and ``force`` is not given.
     """
     if not 0 < minutes <= 24 * 60:
         raise UsageError(f"minutes is {minutes:g}; expected more than 0, up to {24 * 60}")
     if out.exists() and any(out.iterdir()) and not force:
         raise UsageError(f"{out} is not empty; use --force to replace an earlier demo, or another --out")
+    require_writable(out)
     started = time.perf_counter()
 
     on_step(f"drawing a street: {images} images to train on, {images // 6} to validate with, exact labels")

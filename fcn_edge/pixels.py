@@ -118,6 +118,18 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to or made, before minutes of work are lost on it; nothing is made.
+
+    Raises:
+        UsageError: if it, or the folder that it would be made in, takes no files.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is read-only" if there.is_dir() else "is a file"
+        raise UsageError(f"{folder} cannot be written to, {there} {reason}; choose another place")
+
+
 def fit_image(image_bgr: Image, size_hw: tuple[int, int]) -> Image:
     """Bring a frame to the network's size: OpenCV's linear resize, aspect ratio not kept.
 

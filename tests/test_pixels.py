@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import DataError, MissingError, UsageError
-from fcn_edge.pixels import fit_image, read_image, read_mask, replaced, require_cv2, restore_labels, write_png
+from fcn_edge.pixels import (
+    fit_image,
+    read_image,
+    read_mask,
+    replaced,
+    require_cv2,
+    require_writable,
+    restore_labels,
+    write_png,
+)  # fmt: skip
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -134,3 +143,14 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_takes_no_files_is_refused_and_nothing_is_made(tmp_path: Path, monkeypatch) -> None:
+    require_writable(tmp_path / "new" / "deep")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"deep cannot be written to, .*file is a file"):
+        require_writable(tmp_path / "file" / "deep")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere but on a read-only disk
+    with pytest.raises(UsageError, match=r"new cannot be written to, .* is read-only; choose another place"):
+        require_writable(tmp_path / "new")
