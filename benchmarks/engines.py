@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import MissingError, ModelError
 from ..pixels import Image, Labels, fit_image, restore_labels
 from ..runtime.engine import Engine, open_engine
-from ..shipped import shipped_models
+from ..shipped import model_file
 
 Reference = Callable[[Image], Labels]
 """Labels uint8 ``[height, width]`` of a frame uint8 ``[height, width, 3]``, by an independent implementation."""
@@ -93,11 +93,6 @@ def open_reference(model: str | Path, threads: int = 1) -> Reference | None:
         return restore_labels(np.asarray(labels)[0].view(np.uint8), frame_hw)  # int8 holds the bytes of uint8 ids
 
     return labels_of
-
-
-def model_file(model: str | Path) -> Path:
-    """The file behind a model's name or path."""
-    return shipped_models().get(str(model)) or Path(model)
 
 
 def _is_checkpoint(model: str | Path) -> bool:

@@ -53,8 +53,6 @@ def check_folder(folder: Path, force: bool = False) -> None:
     Raises:
         UsageError: if it is a file or read-only, or holds a report and ``force`` is not given.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a folder for the report")
     require_writable(folder)
     there = [name for name in (JSON_NAME, MARKDOWN_NAME, PLOT_NAME) if (folder / name).exists()]
     if there and not force:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import GateError, UsageError
 from ..runtime.tensorrt_library import find_plugin, has_tensorrt
-from ..shipped import shipped_models
+from ..shipped import model_file
 from .build_one import Shop, build_one
 from .build_request import BuildRequest, Built
 from .candidates import AUTO, MAX_FRAMES
@@ -104,11 +104,7 @@ def _build_all(shop: Shop, pairs: Sequence[tuple[ModelSource, str]]) -> list[Bui
 
 
 def _open_sources(models: Sequence[str | Path], work: Path, request: BuildRequest) -> list[ModelSource]:
-    shipped = shipped_models()
-    return [
-        ModelSource(shipped.get(str(model)) or Path(model), work / str(index), request.size_hw)
-        for index, model in enumerate(models)
-    ]
+    return [ModelSource(model_file(model), work / str(index), request.size_hw) for index, model in enumerate(models)]
 
 
 def _open_builder(request: BuildRequest, on_note: Callable[[str], None]) -> EngineBuilder | None:

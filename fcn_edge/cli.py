@@ -19,7 +19,7 @@ from . import __version__
 from .arguments import CommandParser, add_options, names, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
-from .shipped import shipped_models
+from .shipped import model_file
 from .stream_command import add_stream_arguments, stream_from_arguments
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
 from .training_bar import training_progress
@@ -346,7 +346,7 @@ def _add_inspect(commands: Any) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     from .export.facts import facts_from_file
 
-    facts = facts_from_file(shipped_models().get(args.file) or Path(args.file))
+    facts = facts_from_file(model_file(args.file))
     if args.json:
         _print_json(facts)
         return

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _PNG, _PNG_DEPTH, _PNG_KIND, _PNG_CRC = b"\x89PNG\r\n\x1a\n", 24, 25, 29  # how it begins, and offsets in its header
-_PNG_GREY, _PNG_PALETTE = 0, 3
+_PNG_GREY, _PNG_PALETTE = b"\0", b"\3"
 _ENDINGS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
 
 Image = NDArray[np.uint8]
@@ -74,9 +74,8 @@ def read_mask(path: Path, colors: Sequence[tuple[int, int, int]] = ()) -> Labels
     Raises:
         DataError: if the file is missing, cut off, no image, not one uint8 channel or in other colours than these.
     """
-    data = _read(path)
-    levels = 256
-    if _is_whole(data) and data.startswith(_PNG) and data[_PNG_KIND] in (_PNG_GREY, _PNG_PALETTE):
+    data, levels = _read(path), 256
+    if data.startswith(_PNG) and data[_PNG_KIND : _PNG_KIND + 1] in (_PNG_GREY, _PNG_PALETTE):
         levels, data = 1 << min(data[_PNG_DEPTH], 8), _grey_of_palette(data)
     mask: Labels = _decoded(path, data, require_cv2().IMREAD_UNCHANGED)
     if mask.dtype == np.uint8 and mask.ndim == 3 and colors:
@@ -174,23 +173,30 @@ def restore_labels(labels: Labels, size_hw: tuple[int, int]) -> Labels:
 
 
 def _read(path: Path) -> bytes:
+    """An image file's bytes; one that is cut off is refused."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as exc:
         raise DataError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    if not _is_whole(data):
+        raise _unreadable(path, data)
+    return data
 
 
 def _decoded(path: Path, data: bytes, flag: int) -> Any:
-    cv2 = require_cv2()
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if _is_whole(data) else None
+    pixels = require_cv2().imdecode(np.frombuffer(data, np.uint8), flag)
     if pixels is None:
-        raise DataError(f"{path} is no readable image ({len(data)} bytes); replace it or remove it")
+        raise _unreadable(path, data)
     return pixels
+
+
+def _unreadable(path: Path, data: bytes) -> DataError:
+    return DataError(f"{path} is no readable image ({len(data)} bytes); replace it or remove it")
 
 
 def _grey_of_palette(data: bytes) -> bytes:
     """A PNG whose grey values are the palette's indices: OpenCV gives the colours of a palette, never its indices."""
-    header = data[:_PNG_KIND] + b"\0" + data[_PNG_KIND + 1 : _PNG_CRC]
+    header = data[:_PNG_KIND] + _PNG_GREY + data[_PNG_KIND + 1 : _PNG_CRC]
     at = _PNG_CRC + 4
     while data[at + 4 : at + 8] not in (b"IDAT", b""):  # chunks before, such as the palette, mean nothing to grey
         at += 12 + int.from_bytes(data[at : at + 4], "big")

@@ -87,6 +87,12 @@ def test_a_mask_of_few_bits_or_with_a_palette_holds_its_values(tmp_path: Path, d
         read_mask(path)
 
 
+def test_a_png_of_nothing_but_its_end_is_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "end.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"IEND\xaeB`\x82")
+    with pytest.raises(DataError, match="no readable image"):
+        read_mask(tmp_path / "end.png")
+
+
 def test_a_coloured_mask_is_read_by_its_palette(tmp_path: Path) -> None:
     colors = [(128, 64, 128), (0, 0, 142), (128, 64, 128), (255, 255, 255)]  # the third is never found
     values = np.array([[0, 1, 3], [3, 1, 0]], np.uint8)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,21 @@ def save_epoch(out: Path, checkpoint: Checkpoint, ended: bool) -> None:
 
     ``best.pt`` is written when the validation mIoU is higher than ever before; at the end of a run without any
     validation it is the last epoch's.
+
+    Raises:
+        FcnEdgeError: if they cannot be written; it tells what is saved.
     """
+    try:
+        _write_epoch(out, checkpoint, ended)
+    except OSError as exc:
+        saved = checkpoint.epoch - 1  # last.pt is written last
+        then = f"go on with --resume, epoch {saved} is saved" if saved else "start again"
+        raise FcnEdgeError(
+            f"epoch {checkpoint.epoch} cannot be saved in {out}: {exc.strerror or exc}; make room there and {then}"
+        ) from exc
+
+
+def _write_epoch(out: Path, checkpoint: Checkpoint, ended: bool) -> None:
     history = checkpoint.history
     scores = validated(history)
     is_best = history[-1].get("val_miou") is not None and scores[-1] > max(scores[:-1], default=-1.0)
@@ -99,22 +112,6 @@ def save_epoch(out: Path, checkpoint: Checkpoint, ended: bool) -> None:
     lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in history)
     write_atomically(out / "metrics.jsonl", lines)
     save_checkpoint(out / "last.pt", checkpoint)  # last: what it says is done, is done
-
-
-@contextlib.contextmanager
-def saving(out: Path, epoch: int) -> Iterator[None]:
-    """Tell what is saved and what is not where files of an epoch cannot be written.
-
-    Raises:
-        FcnEdgeError: if they cannot.
-    """
-    try:
-        yield
-    except OSError as exc:
-        saved = load_checkpoint(out / "last.pt").epoch if (out / "last.pt").exists() else 0
-        then = f"go on with --resume, epoch {saved} is saved" if saved else "start again"
-        reason = exc.strerror or exc
-        raise FcnEdgeError(f"epoch {epoch} cannot be saved in {out}: {reason}; make room there and {then}") from exc
 
 
 def validated(history: Sequence[dict[str, Any]]) -> list[float]:

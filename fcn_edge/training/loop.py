@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint
 from .config import DEFAULT_MODEL, TrainConfig
 from .data import TrainData, open_data
 from .distill import open_teacher, refuse_other_teacher
-from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, saving, validated
+from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
@@ -165,8 +165,7 @@ def train(
             metrics |= scores_from_confusion(matrix, data.contract)
         metrics["seconds"] = round(clock.seconds(), 3)
         history = [*history, metrics]
-        with saving(out, len(history)):
-            save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds(), sources), ended)
+        save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds(), sources), ended)
 
     try:
         draw_curves(out / "curves.png", history)

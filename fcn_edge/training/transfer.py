@@ -16,7 +16,7 @@ from ..model.fcn import BOTTOM_UP, FCN, MEAN_BGR, STD_BGR, TOP_DOWN, parts_of_na
 from ..model.grow import can_grow, grown_state
 from ..model.shrink import can_shrink, shrunk_state
 from ..model.weights import imagenet_weights
-from ..shipped import shipped_models
+from ..shipped import model_file, shipped_models
 from .checkpoint import Checkpoint, load_checkpoint, model_from_state
 from .config import DEFAULT_MODEL, TrainConfig
 from .exported import state_from_onnx
@@ -55,7 +55,7 @@ def init_file(init: str, model: str) -> Path:
     if init == "imagenet":
         name = model or DEFAULT_MODEL
         return imagenet_weights(parts_of_name(name)[1] or name)
-    return shipped_models().get(init) or Path(init)
+    return model_file(init)
 
 
 def open_origin(init: str, path: Path) -> Origin | None:
