@@ -155,9 +155,12 @@ def short_names(results: Sequence[dict[str, Any]]) -> list[str]:
 @contextlib.contextmanager
 def progress_on_stderr(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr, one for each thing that is done; gives ``on_step(what, done, total)``."""
+    if quiet:  # not Progress's ``disable``: rich 13.0 ends even what it does not show with a line
+        yield lambda what, done, total: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
 
         def on_step(what: str, done: int, total: int) -> None:
             if what not in tasks:

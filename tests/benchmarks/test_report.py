@@ -182,5 +182,4 @@ def test_progress_goes_to_stderr_alone(capsys):
     assert "timing" in err
     with report.progress_on_stderr(quiet=True) as on_step:
         on_step("timing", 1, 2)
-    out, err = capsys.readouterr()
-    assert (out, err.strip()) == ("", "")  # rich 13.0 ends even what it does not show with a line
+    assert capsys.readouterr() == ("", "")
