@@ -107,7 +107,7 @@ def _plugin() -> Finding:
 def _tensorrt() -> Finding:
     found = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
     if not found:
-        remedy = "on a Jetson it comes with JetPack 6 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
+        remedy = "on a Jetson it comes with JetPack 6.1 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
         return Finding("TensorRT", False, "GPU engines", remedy)
     return replace(_package(found[0], f"GPU engines ({found[0]})", ""), name="TensorRT")
 

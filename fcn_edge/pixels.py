@@ -39,13 +39,16 @@ def require_cv2() -> types.ModuleType:
     """OpenCV, which is no base dependency: a Jetson brings its own build.
 
     Raises:
-        MissingError: if it is not installed, or lacks a library of the system's, as in a container without a desktop.
+        MissingError: if it is not installed, lacks a library of the system's, as in a container without a desktop, or
+            was compiled for NumPy 1, as the systems' own are, and another one is installed.
     """
     try:
         import cv2
     except ImportError as exc:
         remedy = "install it with: pip install 'fcn-edge[cpu]', or on a Jetson use the system's python3-opencv"
-        if re.search(r"lib\S+\.so", str(exc)):
+        if "numpy" in str(exc):
+            remedy = f"it was compiled for NumPy 1, and this is {np.__version__}: pip install 'numpy<2'"
+        elif re.search(r"lib\S+\.so", str(exc)):
             remedy = (
                 "it is installed and lacks that library of the system's: apt install libgl1 libglib2.0-0, or without "
                 "windows: pip uninstall opencv-python, then pip install opencv-python-headless"

@@ -44,6 +44,17 @@ def test_a_wheel_is_typed_and_holds_no_sources(device_python: Path) -> None:
     assert run(device_python, FILES) == "True []"
 
 
+def test_a_jetson_keeps_its_own_opencv_and_the_numpy_that_it_was_compiled_for(device_python: Path) -> None:
+    code = """
+import importlib.metadata
+print([line.partition(";")[0].strip() for line in importlib.metadata.requires("fcn-edge") if "jetson" in line])
+"""
+    needed = run(device_python, code)
+    assert "'numpy<2'" in needed
+    assert "opencv" not in needed
+    assert "tensorrt" not in needed
+
+
 def test_a_wheel_holds_the_page(device_python: Path) -> None:
     code = """
 import socket, urllib.request

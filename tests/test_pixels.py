@@ -30,6 +30,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     [
         ("No module named 'cv2'", "fcn-edge\\[cpu\\]"),
         ("libGL.so.1: cannot open shared object file: No such file or directory", "apt install libgl1"),
+        ("numpy.core.multiarray failed to import", "numpy<2"),
     ],
 )
 def test_what_opencv_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, remedy: str) -> None:

@@ -14,6 +14,7 @@ from fcn_edge.benchmarks.accuracy import evaluate
 from fcn_edge.dataset import CAMVID, open_dataset
 from fcn_edge.pixels import fit_image, read_image
 from fcn_edge.runtime import open_engine
+from fcn_edge.runtime.engine_openvino_int8 import overflows
 from fcn_edge.shipped import shipped_models
 
 RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
@@ -40,6 +41,8 @@ def test_it_runs_on_a_frame_of_any_size(name: str) -> None:
 def agreement_with_onnxruntime(name: str, draw: Callable[[tuple[int, int]], np.ndarray]) -> float:
     """Share of the labels that ONNX Runtime gives as it comes, with all that it rewrites, of a frame of a size."""
     onnxruntime = pytest.importorskip("onnxruntime")
+    if overflows(pytest.importorskip("openvino")):
+        pytest.skip("ONNX Runtime's sums of integers overflow on this CPU, which has no VNNI; the engine's do not")
     session = onnxruntime.InferenceSession(shipped_models()[name], providers=["CPUExecutionProvider"])
     with open_engine(name, threads=1) as engine:
         frame = draw(engine.contract.size_hw)

@@ -144,7 +144,9 @@ class _Connection:
                 return self._camera
             if self._error is not None:
                 raise self._error
-        raise SourceError(f"{name} does not answer within {timeout_s:.0f} s; check the network and the camera")
+        raise SourceError(
+            f"{name} does not answer within {timeout_s:.0f} s; check the camera, and its network or cable"
+        )
 
     def take(self, timeout_s: float) -> Frame | None:
         """The next frame, or None if the camera has ended or was left.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -41,7 +44,7 @@ class CaptureSource(Source):
         self._first = self._grab()
         if self._first is None:
             capture.release()
-            raise SourceError(f"{name} was opened but gives no frame; " + _remedy(is_live))
+            raise SourceError(f"{name} was opened but gives no frame; {_remedy(name, is_live)}")
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         declared = capture.get(cv2.CAP_PROP_FPS)
         usable = math.isfinite(declared) and 0 < declared <= 1000
@@ -86,7 +89,9 @@ def open_video(path: Path, fps: float | None = None) -> CaptureSource:
         api = cv2.CAP_FFMPEG if has_backend(cv2, cv2.CAP_FFMPEG) else cv2.CAP_ANY
         capture = cv2.VideoCapture(str(path), api)
     if not capture.isOpened():
-        raise SourceError(f"{path} ({path.stat().st_size} bytes) is no readable video; {_remedy(is_live=False)}")
+        raise SourceError(
+            f"{path} ({path.stat().st_size} bytes) is no readable video; {_remedy(str(path), is_live=False)}"
+        )
     return CaptureSource(capture, str(path), fps)
 
 
@@ -117,7 +122,14 @@ def _open_camera_once(spec: str) -> CaptureSource:
                     "'pip uninstall opencv-python' and 'sudo apt install python3-opencv', elsewhere build OpenCV with "
                     "-DWITH_GSTREAMER=ON"
                 )
-            capture = cv2.VideoCapture(csi_pipeline(spec), cv2.CAP_GSTREAMER)
+            pipeline = csi_pipeline(spec)
+            if not _has_jetson_cameras():
+                raise SourceError(
+                    f"{name} is a camera of a Jetson, and GStreamer has no nvarguscamerasrc here: on a Jetson run "
+                    "'sudo apt install nvidia-l4t-gstreamer', and in a container start it with NVIDIA's runtime; "
+                    "a USB camera is opened as 0 or /dev/video0"
+                )
+            capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
         elif "://" in spec:
             # The time-outs work with this backend only; without them open and read block for 30 s or for ever.
             timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
@@ -130,7 +142,7 @@ def _open_camera_once(spec: str) -> CaptureSource:
             capture = cv2.VideoCapture(device)
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one from seconds ago
     if not capture.isOpened():
-        raise SourceError(f"{name} cannot be opened; {_remedy(is_live=True) if '://' in spec else _cameras()}")
+        raise SourceError(f"{name} cannot be opened; {_remedy(name, is_live=True)}")
     return CaptureSource(capture, name, is_live=not is_file)
 
 
@@ -152,10 +164,26 @@ def csi_pipeline(spec: str) -> str:
     )
 
 
-def _remedy(is_live: bool) -> str:
-    if is_live:
+def _has_jetson_cameras() -> bool:
+    """Whether GStreamer knows a Jetson's cameras; without its tools nobody can say, and OpenCV has to try.
+
+    OpenCV (4.6 at least) waits for ever for what it cannot find.
+    """
+    tool = shutil.which("gst-inspect-1.0")
+    return tool is None or subprocess.run([tool, "--exists", "nvarguscamerasrc"], check=False).returncode == 0
+
+
+def _remedy(name: str, is_live: bool) -> str:
+    if not is_live:
+        return "check that it plays elsewhere; a recording that was interrupted often lacks its index"
+    if name.startswith("csi://"):
+        return "check its ribbon cable, and that this shows it: gst-launch-1.0 nvarguscamerasrc ! fakesink"
+    if "://" in name:
         return "check the address, the user and password, the network, and that no other program holds the camera"
-    return "check that it plays elsewhere; a recording that was interrupted often lacks its index"
+    device = Path(f"/dev/video{name}" if name.isdecimal() else name)
+    if device.exists() and not os.access(device, os.R_OK | os.W_OK):
+        return f"you may not use {device}: run 'sudo usermod -aG video $USER' and log in again"
+    return f"check that no other program holds it; {_cameras()}"
 
 
 def _cameras() -> str:

@@ -54,18 +54,18 @@ def require_tensorrt() -> ModuleType:
             continue
         if name == "tensorrt" and _numbers(version)[:2] < OLDEST:
             reasons.append(
-                f"TensorRT {version} is too old: engines need 10.3, which comes with JetPack 6 (JetPack 5 has "
-                "TensorRT 8 and cannot be used)"
+                f"TensorRT {version} is too old: engines need 10.3, which comes with JetPack 6.1 (6.0 and 5 "
+                "have TensorRT 8 and cannot be used)"
             )
             continue
         return module
     if reasons:
         raise MissingError(
             f"{'; '.join(reasons)}; install a newer one with: pip install 'fcn-edge[gpu]', or on a Jetson flash "
-            "JetPack 6 or newer"
+            "JetPack 6.1 or newer"
         )
     raise MissingError(
-        "TensorRT is not installed; on a Jetson it comes with JetPack 6 or newer, elsewhere: "
+        "TensorRT is not installed; on a Jetson it comes with JetPack 6.1 or newer, elsewhere: "
         "pip install 'fcn-edge[gpu]' (or tensorrt_rtx on a GeForce/RTX desktop); the .onnx file runs on the CPU without"
     )
 

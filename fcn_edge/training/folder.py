@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..errors import FcnEdgeError, UsageError
-from ..pixels import write_atomically
+from ..pixels import require_writable, write_atomically
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, dict_from_config
 from .data import TrainData
@@ -27,9 +27,13 @@ def open_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
     """The run to go on with, or None for a new one.
 
     Raises:
-        UsageError: if there is nothing to resume, or a run stands there that ``force`` does not give up.
+        UsageError: if the folder takes no files, there is nothing to resume, or a run stands there that ``force`` does
+            not give up.
         ModelError: if ``last.pt`` cannot be read.
     """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; give a folder as --out")
+    require_writable(out)
     if resume:
         if not (out / "last.pt").exists():
             raise UsageError(f"{out} holds no last.pt to resume from; leave out --resume to start a run there")
@@ -37,8 +41,6 @@ def open_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
     existing = [name for name in _FILES if (out / name).exists()]
     if existing and not force:
         raise UsageError(f"{out} already holds {', '.join(existing)}; use --resume, --force or another --out")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; give a folder as --out")
     return None
 
 

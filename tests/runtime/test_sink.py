@@ -149,14 +149,14 @@ def test_disk_that_fills_stops_the_video_while_it_can_be_finished(opened, tmp_pa
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_video_whose_writes_fail_is_not_kept(opened, tmp_path, suffix):
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 240, 320, 3), np.uint8)  # H.264 writes what is new
     sink = opened(tmp_path / f"o{suffix}")
-    sink.write(result(0, noise))
+    sink.write(result(0, noise[0]))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # from here on as if the disk were full
         for index in range(1, 40):
-            sink.write(result(index, noise))
+            sink.write(result(index, noise[index]))
         with pytest.raises(SinkError, match="of 40 frames"):
             sink.close()
     finally:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import cv2
@@ -229,6 +231,27 @@ def test_csi_without_gstreamer_tells_what_to_install():
         pytest.skip("this OpenCV has GStreamer")
     with pytest.raises(SourceError, match="python3-opencv"):
         open_source("csi://0")
+
+
+@pytest.mark.parametrize(("knows", "said"), [(False, "nvidia-l4t-gstreamer"), (True, "ribbon cable")])
+def test_csi_where_no_camera_answers(tmp_path, monkeypatch, knows, said):
+    """GStreamer's tools tell whether a Jetson's cameras are known, as OpenCV waits for ever where they are not."""
+    tool = tmp_path / "gst-inspect-1.0"
+    tool.write_text(f'#!/bin/sh\ntest "$*" = "--exists nvarguscamerasrc" && exit {int(not knows)}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("fcn_edge.runtime.source_video.has_backend", lambda cv2, api: True)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *args: types.SimpleNamespace(isOpened=lambda: False))
+    with pytest.raises(SourceError, match=rf"^csi://1 .*{said}"):
+        open_source("csi://1")
+
+
+def test_a_camera_that_one_may_not_use_tells_how(tmp_path, monkeypatch):
+    device = tmp_path / "video0"
+    device.write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != device)  # root may use all
+    with pytest.raises(SourceError, match=rf"you may not use {device}: run 'sudo usermod"):
+        open_camera(str(device))
 
 
 def test_csi_pipeline_names_the_sensor():

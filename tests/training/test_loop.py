@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -181,11 +182,19 @@ def test_every_problem_of_the_data_is_told_before_the_first_epoch(config: Make, 
     assert not Path(options.out).exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_first_step(config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_takes_no_files_is_told_before_the_data_is_read(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
     (tmp_path / "file").touch()
-    for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UsageError, match=r"is a file; give a folder|cannot be written to: Not a directory"):
-            train(config(out=str(out)))
+    can = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != tmp_path and can(path, mode)
+    )  # root may write anywhere
+    told = {"file": "is a file; give a folder", "file/run": "file is a file; choose", "run": "is read-only; choose"}
+    for out, said in told.items():
+        with pytest.raises(UsageError, match=said):
+            train(config(out=str(tmp_path / out), data=str(tmp_path / "none")), resume=resume)
 
 
 def spoil(checkpoint: Path) -> None:
