@@ -164,6 +164,14 @@ def fit_image(image_bgr: Image, size_hw: tuple[int, int]) -> Image:
     return np.ascontiguousarray(image)
 
 
+def turned(image_bgr: Image, degrees: int) -> Image:
+    """An image turned clockwise by 90, 180 or 270 degrees, as a camera that hangs upside down needs it."""
+    cv2 = require_cv2()
+    codes = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+    image: Image = cv2.rotate(image_bgr, codes[degrees])
+    return image
+
+
 def restore_labels(labels: Labels, size_hw: tuple[int, int]) -> Labels:
     """Bring labels uint8 ``[height, width]`` to ``size_hw`` by nearest neighbour; the input itself if it fits."""
     if labels.shape == tuple(size_hw):

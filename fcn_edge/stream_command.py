@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .arguments import count, positive, share
+from .arguments import count, positive, share, size
 
 if TYPE_CHECKING:
     from .runtime import StreamSummary
@@ -33,7 +33,13 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("overlay", "mask", "both"), default="overlay", help="(%(default)s)")
     parser.add_argument("--no-legend", action="store_true", help="leave the legend out")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
-    parser.add_argument("--fps", type=float, help="rate to play at (the video's own; 15 for images)")
+    parser.add_argument(
+        "--fps", type=float, help="rate to play at (the video's own; 15 for images), to ask of a camera"
+    )
+    parser.add_argument(
+        "--camera-size", type=size, metavar="HxW", help="to ask of a camera (720x1280 of csi://, else its own)"
+    )
+    parser.add_argument("--rotate", type=int, choices=(90, 180, 270), help="turn the frames clockwise, by degrees")
     parser.add_argument(
         "--max-reconnects", type=count, metavar="N", help="give a lost camera up after N tries in a row (never)"
     )
@@ -68,7 +74,13 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
         sinks.append(f"serve://{args.serve}")
     with (
         open_any_engine(args.model, threads=args.threads) as engine,
-        open_source(args.source, fps=args.fps, max_reconnects=args.max_reconnects) as source,
+        open_source(
+            args.source,
+            fps=args.fps,
+            max_reconnects=args.max_reconnects,
+            camera_size_hw=args.camera_size,
+            rotate=args.rotate or 0,
+        ) as source,
         open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force) as sink,
     ):
         if args.serve:

@@ -12,11 +12,13 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..errors import SourceError, UsageError
-from ..pixels import IMAGE_SUFFIXES, Image
+from ..pixels import IMAGE_SUFFIXES, Image, turned
 from .frame import Frame
 from .measure import Link
 
+ROTATIONS = (90, 180, 270)
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+_DEVICE = r"\d+|/dev/video\d+"
 _Source = TypeVar("_Source", bound="Source")  # typing.Self needs Python 3.11
 _EXPECTED = (
     "a video file, a folder or glob of images, a camera (0, /dev/video0, csi://0, rtsp://...), synthetic://street"
@@ -49,6 +51,7 @@ class Source(abc.ABC):
         self.note = ""
         self.link = Link()
         self._next_index = 0
+        self._rotation = 0
 
     @abc.abstractmethod
     def read(self) -> Frame | None:
@@ -57,6 +60,11 @@ class Source(abc.ABC):
         Raises:
             SourceError: if the next frame is there but cannot be read.
         """
+
+    def rotate(self, degrees: int) -> None:
+        """Turn the frames from now on clockwise, by 90, 180 or 270 degrees."""
+        self._rotation = degrees
+        self.size_hw = self._turned_size(self.size_hw)
 
     def close(self) -> None:  # noqa: B027
         """Free what the source holds; may be called more than once."""
@@ -73,41 +81,72 @@ class Source(abc.ABC):
 
     def _frame(self, image_bgr: Image, name: str = "") -> Frame:
         """Number and time-stamp an image that has just arrived."""
-        index = self._next_index
+        index, captured_ns = self._next_index, time.monotonic_ns()
         self._next_index += 1
-        return Frame(image_bgr, index, time.monotonic_ns(), name or f"{index:06d}")
+        image_bgr = turned(image_bgr, self._rotation) if self._rotation else image_bgr
+        return Frame(image_bgr, index, captured_ns, name or f"{index:06d}")
+
+    def _turned_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return size_hw[::-1] if self._rotation in (90, 270) else size_hw
 
 
-def open_source(spec: str | Path, *, fps: float | None = None, max_reconnects: int | None = None) -> Source:
+def open_source(
+    spec: str | Path,
+    *,
+    fps: float | None = None,
+    max_reconnects: int | None = None,
+    camera_size_hw: tuple[int, int] | None = None,
+    rotate: int = 0,
+) -> Source:
     """Open a source of frames.
 
     Args:
         spec: a video file, a folder of images or a glob (in natural order of their names), one image, a camera (``0``,
             ``/dev/video0``, ``csi://0``, ``rtsp://...``), or
             ``synthetic://street[?seed=0&size=360x480&fps=30&frames=300&live=1]``, endless unless ``frames`` is given.
-        fps: rate to play at, in place of the source's own (a video file) or of 15 (images).
+        fps: rate to play at, in place of the source's own (a video file) or of 15 (images); of a camera on this
+            machine the rate to ask it for.
         max_reconnects: tries in a row to open a camera again that was lost; None: as many as it takes.
+        camera_size_hw: (height, width) to ask a camera on this machine for; None: 720x1280 of ``csi://``, what it
+            likes of a USB camera, often 480x640.
+        rotate: degrees, 90, 180 or 270, to turn frames by, clockwise; 0: none.
 
     Returns:
         The opened source; close it, or use it in a ``with``.
 
     Raises:
-        UsageError: if ``fps`` cannot be used.
-        SourceError: if ``spec`` means nothing, or something that is not there, is broken or does not answer.
+        UsageError: if ``fps``, ``camera_size_hw`` or ``rotate`` cannot be used.
+        SourceError: if ``spec`` means nothing, or something that is not there, is broken, does not answer or has no
+            frames of that size.
         MissingError: if OpenCV is not installed.
     """
     if fps is not None and not 0 < fps <= 1000:
         raise UsageError(f"a source cannot play at {fps} frames a second; give more than 0 and at most 1000")
+    if rotate not in (0, *ROTATIONS):
+        raise UsageError(f"frames cannot be turned by {rotate} degrees; give one of {', '.join(map(str, ROTATIONS))}")
     text = str(spec)
+    is_own_camera = text.lower().startswith("csi://") or re.fullmatch(_DEVICE, text)
+    if camera_size_hw and not is_own_camera:
+        raise UsageError(
+            f"{redact(text)} has the size that it has; a size can be asked of a camera on this machine (0, "
+            "/dev/video0, csi://0), a network camera's is set in its own pages"
+        )
+    source = _open(text, fps, max_reconnects, camera_size_hw)
+    if rotate:
+        source.rotate(rotate)
+    return source
+
+
+def _open(text: str, fps: float | None, max_reconnects: int | None, camera_size_hw: tuple[int, int] | None) -> Source:
     if not text:
         raise SourceError(f"the source is empty; expected {_EXPECTED}")
     scheme, has_scheme, rest = text.partition("://")
     if has_scheme:
-        return _open_url(text, scheme.lower(), rest, fps, max_reconnects)
-    if re.fullmatch(r"\d+|/dev/video\d+", text):
+        return _open_url(text, scheme.lower(), rest, fps, max_reconnects, camera_size_hw)
+    if re.fullmatch(_DEVICE, text):
         from .source_video import open_camera
 
-        return open_camera(text, max_reconnects)
+        return open_camera(text, max_reconnects, camera_size_hw, fps)
     path = Path(text)
     if not path.exists() and glob.has_magic(text):
         # glob.glob, as Path.glob takes no absolute pattern.
@@ -131,7 +170,14 @@ def redact(text: str) -> str:
     return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)
 
 
-def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnects: int | None) -> Source:
+def _open_url(
+    text: str,
+    scheme: str,
+    rest: str,
+    fps: float | None,
+    max_reconnects: int | None,
+    camera_size_hw: tuple[int, int] | None,
+) -> Source:
     if scheme == "synthetic":
         from .source_synthetic import open_synthetic
 
@@ -139,7 +185,7 @@ def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnec
     if scheme == "csi" or scheme in NETWORK_SCHEMES:
         from .source_video import open_camera
 
-        return open_camera(text, max_reconnects)
+        return open_camera(text, max_reconnects, camera_size_hw, fps)
     raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 

@@ -103,7 +103,7 @@ class ReconnectingSource(Source):
                 connection.leave()
                 self._left.append(connection)
                 continue
-            self.fps, self.size_hw = camera.fps, camera.size_hw
+            self.fps, self.size_hw = camera.fps, self._turned_size(camera.size_hw)
             self._connection, self._steady_frames = connection, 0
             self.link = dataclasses.replace(self.link, state="running", reconnects=self.link.reconnects + 1)
             return True

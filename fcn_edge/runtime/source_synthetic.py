@@ -30,6 +30,7 @@ class StreetSource(Source):
     ) -> None:
         super().__init__("synthetic://street", fps, size_hw, frames, live)
         self._seed = seed
+        self._scene_hw = size_hw  # frames may be turned afterwards
         self._started_s: float | None = None
 
     def read(self) -> Frame | None:
@@ -39,7 +40,7 @@ class StreetSource(Source):
         index = self._next_index
         if index == self.frame_count:
             return None
-        image, _ = draw_street(self._seed, index / self.fps, self.size_hw)
+        image, _ = draw_street(self._seed, index / self.fps, self._scene_hw)
         if self.is_live:
             self._started_s = self._started_s if self._started_s is not None else time.monotonic()
             time.sleep(max(0.0, self._started_s + index / self.fps - time.monotonic()))

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import threading
+from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..errors import SourceError
@@ -95,58 +97,106 @@ def open_video(path: Path, fps: float | None = None) -> CaptureSource:
     return CaptureSource(capture, str(path), fps)
 
 
-def open_camera(spec: str, max_reconnects: int | None = None) -> Source:
+def open_camera(
+    spec: str,
+    max_reconnects: int | None = None,
+    size_hw: tuple[int, int] | None = None,
+    fps: float | None = None,
+) -> Source:
     """Open a camera: ``0`` or ``/dev/video0``, ``csi://0``, or a network address.
 
     It is opened again when it is lost. A web server's video that has a length is no camera but read as a file is.
 
+    Args:
+        spec: the camera.
+        max_reconnects: tries in a row to open it again; None: as many as it takes.
+        size_hw: (height, width) to ask a camera on this machine for; None: 720x1280 of ``csi://``, else what it likes.
+        fps: frames a second to ask such a camera for; None: 30 of ``csi://``, else what it likes.
+
     Raises:
-        SourceError: if it is not there or does not answer, or this build of OpenCV lacks what it needs.
+        SourceError: if it is not there, does not answer or has other sizes, or this build of OpenCV lacks what it
+            needs.
     """
-    opened = []
+
+    def open_once() -> CaptureSource:
+        return opened.pop() if opened else _open_camera_once(spec, size_hw, fps)
+
+    opened: list[CaptureSource] = []
     if spec.lower().startswith(("http://", "https://")):
         first = _open_camera_once(spec)
         if first.frame_count:
             return first
         opened.append(first)
-    return ReconnectingSource(lambda: opened.pop() if opened else _open_camera_once(spec), redact(spec), max_reconnects)
+    return ReconnectingSource(open_once, redact(spec), max_reconnects)
 
 
-def _open_camera_once(spec: str) -> CaptureSource:
+def _open_camera_once(spec: str, size_hw: tuple[int, int] | None = None, fps: float | None = None) -> CaptureSource:
     name, is_file = redact(spec), False
     with quiet_cv2() as cv2:
-        if spec.startswith("csi://"):
-            if not has_backend(cv2, cv2.CAP_GSTREAMER):
-                raise SourceError(
-                    f"{name} needs OpenCV with GStreamer, and this build ({cv2.__version__}) has none: on a Jetson run "
-                    "'pip uninstall opencv-python' and 'sudo apt install python3-opencv', elsewhere build OpenCV with "
-                    "-DWITH_GSTREAMER=ON"
-                )
-            pipeline = csi_pipeline(spec)
-            if not _has_jetson_cameras():
-                raise SourceError(
-                    f"{name} is a camera of a Jetson, and GStreamer has no nvarguscamerasrc here: on a Jetson run "
-                    "'sudo apt install nvidia-l4t-gstreamer', and in a container start it with NVIDIA's runtime; "
-                    "a USB camera is opened as 0 or /dev/video0"
-                )
-            capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+        if spec.lower().startswith("csi://"):
+            capture = _csi_capture(cv2, spec, size_hw or _CSI_SIZE_HW, fps or DEFAULT_FPS)
         elif "://" in spec:
-            # The time-outs work with this backend only; without them open and read block for 30 s or for ever.
-            timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-            capture = cv2.VideoCapture(spec, cv2.CAP_FFMPEG, timeouts)
+            capture = _network_capture(cv2, spec)
             is_file = spec.lower().startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         else:
-            device = int(spec) if spec.isdecimal() else spec
-            if isinstance(device, str) and not Path(device).exists():
-                raise SourceError(f"camera {name} does not exist; {_cameras()}")
-            capture = cv2.VideoCapture(device)
-            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one from seconds ago
+            capture = _device_capture(cv2, spec, size_hw, fps)
     if not capture.isOpened():
         raise SourceError(f"{name} cannot be opened; {_remedy(name, is_live=True)}")
-    return CaptureSource(capture, name, is_live=not is_file)
+    source = CaptureSource(capture, name, is_live=not is_file)
+    if size_hw and source.size_hw != size_hw:
+        source.close()
+        raise SourceError(
+            f"camera {name} gives {source.size_hw[0]}x{source.size_hw[1]} where {size_hw[0]}x{size_hw[1]} was asked "
+            "for (height x width); see what it has with: v4l2-ctl --list-formats-ext"
+        )
+    return source
 
 
-def csi_pipeline(spec: str) -> str:
+def _csi_capture(cv2: ModuleType, spec: str, size_hw: tuple[int, int], fps: float) -> Any:
+    if not has_backend(cv2, cv2.CAP_GSTREAMER):
+        raise SourceError(
+            f"{spec} needs OpenCV with GStreamer, and this build ({cv2.__version__}) has none: on a Jetson run "
+            "'pip uninstall opencv-python' and 'sudo apt install python3-opencv', elsewhere build OpenCV with "
+            "-DWITH_GSTREAMER=ON"
+        )
+    pipeline = csi_pipeline(spec, size_hw, fps)
+    if not _has_jetson_cameras():
+        raise SourceError(
+            f"{spec} is a camera of a Jetson, and GStreamer has no nvarguscamerasrc here: on a Jetson run "
+            "'sudo apt install nvidia-l4t-gstreamer', and in a container start it with NVIDIA's runtime; "
+            "a USB camera is opened as 0 or /dev/video0"
+        )
+    return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+
+
+def _network_capture(cv2: ModuleType, spec: str) -> Any:
+    if not has_backend(cv2, cv2.CAP_FFMPEG):
+        raise SourceError(
+            f"{redact(spec)} needs OpenCV with FFmpeg, and this build ({cv2.__version__}) has none: use pip's "
+            "opencv-python or build OpenCV with -DWITH_FFMPEG=ON"
+        )
+    # The time-outs work with this backend only; without them open and read block for 30 s or for ever.
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+    return cv2.VideoCapture(spec, cv2.CAP_FFMPEG, timeouts)
+
+
+def _device_capture(cv2: ModuleType, spec: str, size_hw: tuple[int, int] | None, fps: float | None) -> Any:
+    device = int(spec) if spec.isdecimal() else spec
+    if isinstance(device, str) and not Path(device).exists():
+        raise SourceError(f"camera {spec} does not exist; {_cameras()}")
+    capture = cv2.VideoCapture(device)
+    if size_hw:
+        # Compressed first, as USB 2 has no room for many large frames; a camera without keeps its own format.
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size_hw[0])
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size_hw[1])
+    if fps:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one from seconds ago
+    return capture
+
+
+def csi_pipeline(spec: str, size_hw: tuple[int, int] = _CSI_SIZE_HW, fps: float = DEFAULT_FPS) -> str:
     """GStreamer's pipeline for ``csi://<sensor>``, a camera on a Jetson's ribbon cable.
 
     Raises:
@@ -155,11 +205,12 @@ def csi_pipeline(spec: str) -> str:
     sensor = spec.partition("://")[2] or "0"
     if not re.fullmatch(r"\d+", sensor):
         raise SourceError(f"{spec} names no CSI sensor; expected csi://0, csi://1, ...")
-    height, width = _CSI_SIZE_HW
+    height, width = size_hw
+    rate = Fraction(fps).limit_denominator(1001)
     return (
         f"nvarguscamerasrc sensor-id={sensor} ! "
-        f"video/x-raw(memory:NVMM), width={width}, height={height}, framerate=30/1 ! nvvidconv ! "
-        "video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! "
+        f"video/x-raw(memory:NVMM), width={width}, height={height}, framerate={rate.numerator}/{rate.denominator} ! "
+        "nvvidconv ! video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! "
         "appsink drop=true max-buffers=1 sync=false"
     )
 

@@ -233,6 +233,12 @@ def test_csi_without_gstreamer_tells_what_to_install():
         open_source("csi://0")
 
 
+def test_a_network_camera_without_ffmpeg_tells_what_to_install(monkeypatch):
+    monkeypatch.setattr("fcn_edge.runtime.source_video.has_backend", lambda cv2, api: api != cv2.CAP_FFMPEG)
+    with pytest.raises(SourceError, match=r"rtsp://10.0.0.7/live needs OpenCV with FFmpeg, and this build"):
+        open_source("rtsp://10.0.0.7/live")
+
+
 @pytest.mark.parametrize(("knows", "said"), [(False, "nvidia-l4t-gstreamer"), (True, "ribbon cable")])
 def test_csi_where_no_camera_answers(tmp_path, monkeypatch, knows, said):
     """GStreamer's tools tell whether a Jetson's cameras are known, as OpenCV waits for ever where they are not."""
