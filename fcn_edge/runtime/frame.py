@@ -16,12 +16,14 @@ class Frame:
         index: its number in the source, from 0; dropped frames are counted too.
         captured_ns: ``time.monotonic_ns()`` at which it was in host memory.
         name: what a file made from it is called: an image's own stem, else the index.
+        is_live: whether it is a camera's, so that the time to the next one is the world's.
     """
 
     image_bgr: Image
     index: int
     captured_ns: int
     name: str
+    is_live: bool = False
 
 
 @dataclass(frozen=True, eq=False)

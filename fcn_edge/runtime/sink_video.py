@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import SinkError, UsageError
 from ..pixels import Image, fit_image, replaced, require_cv2
@@ -20,12 +23,15 @@ MIN_FREE_BYTES = 16 * 2**20
 """Room left on the disk below which writing stops: enough for the index without which the file does not play."""
 
 _ROOM_CHECK_FRAMES = 30
+_AWAY_S = 2.0
 
 
 class VideoSink(Sink):
     """Writes pictures into a video that appears under its name when the sink is closed, playable, or not at all.
 
     The first picture sets the size: rounded up to even sides, as video codecs want; later ones are resized to it.
+    A picture of a camera is repeated until the next one is due, so that a recording plays no faster than what it shows.
+    Where none came for 2 s the camera was away, and nothing is repeated.
 
     Args:
         path: the file; its suffix is a key of ``CODECS``.
@@ -51,6 +57,8 @@ class VideoSink(Sink):
         self._temporary = path
         self._size_hw = (0, 0)
         self._written = 0
+        self._latest: Image = np.empty(0, np.uint8)
+        self._began_ns = 0
 
     def write(self, result: Result) -> None:
         """Append the picture.
@@ -62,9 +70,25 @@ class VideoSink(Sink):
             raise SinkError(f"frame {result.frame.index} came without a picture to write to {self._path}")
         if self._writer is None:
             self._open(result.picture_bgr)
+        for _ in range(self._missing(result.frame.captured_ns) if result.frame.is_live else 0):
+            self._append(self._latest)
+        self._latest = _fit(result.picture_bgr, self._size_hw)
+        self._append(self._latest)
+
+    def _missing(self, captured_ns: int) -> int:
+        """How many pictures are due before one of that time; 0 or less if that many are there."""
+        if not self._written:
+            self._began_ns = captured_ns
+        missing = math.floor((captured_ns - self._began_ns) * 1e-9 * self._fps) - self._written
+        if missing <= _AWAY_S * self._fps:
+            return missing
+        self._began_ns += round(missing / self._fps * 1e9)
+        return 0
+
+    def _append(self, picture: Image) -> None:
         if self._written % _ROOM_CHECK_FRAMES == 0:
             self._check_room()
-        self._writer.write(_fit(result.picture_bgr, self._size_hw))
+        self._writer.write(picture)
         self._written += 1
 
     def close(self, keep: bool = True) -> None:

@@ -84,7 +84,7 @@ class Source(abc.ABC):
         index, captured_ns = self._next_index, time.monotonic_ns()
         self._next_index += 1
         image_bgr = turned(image_bgr, self._rotation) if self._rotation else image_bgr
-        return Frame(image_bgr, index, captured_ns, name or f"{index:06d}")
+        return Frame(image_bgr, index, captured_ns, name or f"{index:06d}", self.is_live)
 
     def _turned_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         return size_hw[::-1] if self._rotation in (90, 270) else size_hw

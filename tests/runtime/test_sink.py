@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import json
 import resource
@@ -59,6 +60,29 @@ def test_frames_of_other_sizes_are_fitted_to_the_first(opened, tmp_path, marks, 
         for index, size_hw in enumerate([(48, 64), (96, 20), (1, 1), (47, 63), (500, 700)]):
             sink.write(result(index, marks[0](index, size_hw)))
     assert [marks[1](image) for image in read_video(tmp_path / "o.mp4")] == [0, 1, 2, 3, 4]
+
+
+def at(second: float, index: int, image: np.ndarray) -> Result:
+    """A camera's frame of that time."""
+    made = result(index, image)
+    frame = dataclasses.replace(made.frame, captured_ns=10**12 + int(second * 1e9), is_live=True)
+    return dataclasses.replace(made, frame=frame)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "seen"),
+    [
+        ([0.0, 0.101, 0.401, 0.501], [0, 1, 1, 1, 2, 3]),  # an engine, or a camera, slower than is declared
+        ([0.0, 0.11, 0.19, 0.31, 0.39], [0, 1, 2, 3, 4]),  # early and late by a little
+        ([0.0, 0.101, 9.101, 9.201], [0, 1, 2, 3]),  # a camera that was away
+        ([0.0, 0.051, 0.101, 0.151, 0.201], [0, 1, 2, 3, 4]),  # one twice as fast as it says: nothing is lost
+    ],
+)
+def test_a_recording_plays_no_faster_than_what_it_shows(opened, tmp_path, marks, read_video, seconds, seen):
+    with opened(tmp_path / "o.avi", fps=10.0) as sink:
+        for index, second in enumerate(seconds):
+            sink.write(at(second, index, marks[0](index)))
+    assert [marks[1](image) for image in read_video(tmp_path / "o.avi")] == seen
 
 
 @pytest.mark.parametrize("fps", [0.01, 1.0, 29.97002997, 1000.0])
