@@ -99,7 +99,7 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
             "NUM_STREAMS": 1,
         }
         return ov.Core().compile_model(steps.build(), "CPU", options).create_infer_request()
-    except RuntimeError as exc:
+    except (RuntimeError, UnicodeDecodeError) as exc:  # the second where it quotes a damaged file's bytes
         raise ModelError(
             f"OpenVINO cannot load {path}: {_first_line(exc)}; export it again with fcn-edge export"
         ) from exc
@@ -128,7 +128,8 @@ def require_openvino() -> ModuleType:
     return openvino
 
 
-def _first_line(exc: RuntimeError) -> str:
+def _first_line(exc: RuntimeError | UnicodeDecodeError) -> str:
     """What an OpenVINO exception says, without its source locations."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    text = exc.object.decode(errors="replace") if isinstance(exc, UnicodeDecodeError) else str(exc)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if not line.startswith(("Exception from", "Check"))), lines[0] if lines else "")

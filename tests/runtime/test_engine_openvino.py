@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from fcn_edge.contract import METADATA_KEY
 from fcn_edge.errors import EngineError, FcnEdgeError, MissingError, ModelError, UsageError
@@ -134,6 +134,12 @@ def unknown_operator(model):
     model.graph.node[1].op_type = "Transmogrify"
 
 
+def damaged_bytes(model):
+    """OpenVINO quotes the padding that it does not know, which is no UTF-8."""
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    conv.attribute.append(helper.make_attribute("auto_pad", b"\xae\x92"))
+
+
 def missing_kernel(model):
     model.graph.node[-1].input[4] = "nowhere"
 
@@ -150,6 +156,7 @@ def missing_kernel(model):
         (swapped_kernels, "kernel 1"),
         (swapped_scores, "twice as fine"),
         (unknown_operator, "OpenVINO cannot load"),
+        (damaged_bytes, "OpenVINO cannot load"),
         (missing_kernel, "kernel 2"),
     ],
 )
