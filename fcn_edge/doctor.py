@@ -70,7 +70,7 @@ def _opencv() -> list[Finding]:
     build = cv2.getBuildInformation()
     needs = {
         "FFMPEG": ("video files and rtsp://", "use pip's opencv-python or a build with FFmpeg"),
-        "GStreamer": ("csi:// cameras", "on a Jetson use the system's python3-opencv; pip's OpenCV has no GStreamer"),
+        "GStreamer": ("csi:// cameras", "on a Jetson use the system's libopencv-python; pip's OpenCV has no GStreamer"),
     }
     for name, (use, remedy) in needs.items():
         line = next((line for line in build.splitlines() if line.strip().startswith(f"{name}:")), "")

@@ -45,7 +45,7 @@ def require_cv2() -> types.ModuleType:
     try:
         import cv2
     except ImportError as exc:
-        remedy = "install it with: pip install 'fcn-edge[cpu]', or on a Jetson use the system's python3-opencv"
+        remedy = "install it with: pip install 'fcn-edge[cpu]', or on a Jetson use the system's libopencv-python"
         if "numpy" in str(exc):
             remedy = f"it was compiled for NumPy 1, and this is {np.__version__}: pip install 'numpy<2'"
         elif re.search(r"lib\S+\.so", str(exc)):

@@ -156,7 +156,7 @@ def _csi_capture(cv2: ModuleType, spec: str, size_hw: tuple[int, int], fps: floa
     if not has_backend(cv2, cv2.CAP_GSTREAMER):
         raise SourceError(
             f"{spec} needs OpenCV with GStreamer, and this build ({cv2.__version__}) has none: on a Jetson run "
-            "'pip uninstall opencv-python' and 'sudo apt install python3-opencv', elsewhere build OpenCV with "
+            "'pip uninstall opencv-python' and 'sudo apt install libopencv-python', elsewhere build OpenCV with "
             "-DWITH_GSTREAMER=ON"
         )
     pipeline = csi_pipeline(spec, size_hw, fps)

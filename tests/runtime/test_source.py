@@ -229,7 +229,7 @@ def test_passwords_do_not_reach_a_message():
 def test_csi_without_gstreamer_tells_what_to_install():
     if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         pytest.skip("this OpenCV has GStreamer")
-    with pytest.raises(SourceError, match="python3-opencv"):
+    with pytest.raises(SourceError, match="libopencv-python"):
         open_source("csi://0")
 
 
