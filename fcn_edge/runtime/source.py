@@ -18,7 +18,7 @@ from .measure import Link
 
 ROTATIONS = (90, 180, 270)
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
-_DEVICE = r"\d+|/dev/video\d+"
+_OWN_CAMERA = r"\d+|/dev/video\d+|(?i:csi)://.*"
 _Source = TypeVar("_Source", bound="Source")  # typing.Self needs Python 3.11
 _EXPECTED = (
     "a video file, a folder or glob of images, a camera (0, /dev/video0, csi://0, rtsp://...), synthetic://street"
@@ -125,28 +125,29 @@ def open_source(
     if rotate not in (0, *ROTATIONS):
         raise UsageError(f"frames cannot be turned by {rotate} degrees; give one of {', '.join(map(str, ROTATIONS))}")
     text = str(spec)
-    is_own_camera = text.lower().startswith("csi://") or re.fullmatch(_DEVICE, text)
-    if camera_size_hw and not is_own_camera:
+    if re.fullmatch(_OWN_CAMERA, text):
+        from .source_video import open_camera
+
+        source = open_camera(text, max_reconnects, camera_size_hw, fps)
+    elif camera_size_hw:
         raise UsageError(
             f"{redact(text)} has the size that it has; a size can be asked of a camera on this machine (0, "
             "/dev/video0, csi://0), a network camera's is set in its own pages"
         )
-    source = _open(text, fps, max_reconnects, camera_size_hw)
+    else:
+        source = _open(text, fps, max_reconnects)
     if rotate:
         source.rotate(rotate)
     return source
 
 
-def _open(text: str, fps: float | None, max_reconnects: int | None, camera_size_hw: tuple[int, int] | None) -> Source:
+def _open(text: str, fps: float | None, max_reconnects: int | None) -> Source:
+    """Open what is no camera on this machine."""
     if not text:
         raise SourceError(f"the source is empty; expected {_EXPECTED}")
     scheme, has_scheme, rest = text.partition("://")
     if has_scheme:
-        return _open_url(text, scheme.lower(), rest, fps, max_reconnects, camera_size_hw)
-    if re.fullmatch(_DEVICE, text):
-        from .source_video import open_camera
-
-        return open_camera(text, max_reconnects, camera_size_hw, fps)
+        return _open_url(text, scheme.lower(), rest, fps, max_reconnects)
     path = Path(text)
     if not path.exists() and glob.has_magic(text):
         # glob.glob, as Path.glob takes no absolute pattern.
@@ -170,22 +171,15 @@ def redact(text: str) -> str:
     return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)
 
 
-def _open_url(
-    text: str,
-    scheme: str,
-    rest: str,
-    fps: float | None,
-    max_reconnects: int | None,
-    camera_size_hw: tuple[int, int] | None,
-) -> Source:
+def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnects: int | None) -> Source:
     if scheme == "synthetic":
         from .source_synthetic import open_synthetic
 
         return open_synthetic(rest, fps)
-    if scheme == "csi" or scheme in NETWORK_SCHEMES:
+    if scheme in NETWORK_SCHEMES:
         from .source_video import open_camera
 
-        return open_camera(text, max_reconnects, camera_size_hw, fps)
+        return open_camera(text, max_reconnects)
     raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 

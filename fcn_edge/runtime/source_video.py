@@ -227,7 +227,7 @@ def _has_jetson_cameras() -> bool:
 def _remedy(name: str, is_live: bool) -> str:
     if not is_live:
         return "check that it plays elsewhere; a recording that was interrupted often lacks its index"
-    if name.startswith("csi://"):
+    if name.lower().startswith("csi://"):
         return "check its ribbon cable, and that this shows it: gst-launch-1.0 nvarguscamerasrc ! fakesink"
     if "://" in name:
         return "check the address, the user and password, the network, and that no other program holds the camera"

@@ -187,10 +187,8 @@ def test_a_folder_that_takes_no_files_is_told_before_the_data_is_read(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     (tmp_path / "file").touch()
-    can = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: path != tmp_path and can(path, mode)
-    )  # root may write anywhere
+    can = os.access  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and can(path, mode))
     told = {"file": "is a file; give a folder", "file/run": "file is a file; choose", "run": "is read-only; choose"}
     for out, said in told.items():
         with pytest.raises(UsageError, match=said):
