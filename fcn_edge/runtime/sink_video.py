@@ -24,6 +24,7 @@ MIN_FREE_BYTES = 16 * 2**20
 
 _ROOM_CHECK_FRAMES = 30
 _AWAY_S = 2.0
+_AHEAD_S = 1.0
 
 
 class VideoSink(Sink):
@@ -31,7 +32,8 @@ class VideoSink(Sink):
 
     The first picture sets the size: rounded up to even sides, as video codecs want; later ones are resized to it.
     A picture of a camera is repeated until the next one is due, so that a recording plays no faster than what it shows.
-    Where none came for 2 s the camera was away, and nothing is repeated.
+    Where none came for 2 s the camera was away, and nothing is repeated. Of one that is faster than the rate, pictures
+    are left out once the recording is a second longer than what it shows; so none of a short burst is.
 
     Args:
         path: the file; its suffix is a key of ``CODECS``.
@@ -70,13 +72,16 @@ class VideoSink(Sink):
             raise SinkError(f"frame {result.frame.index} came without a picture to write to {self._path}")
         if self._writer is None:
             self._open(result.picture_bgr)
-        for _ in range(self._missing(result.frame.captured_ns) if result.frame.is_live else 0):
+        missing = self._missing(result.frame.captured_ns) if result.frame.is_live else 0
+        if missing < -_AHEAD_S * self._fps:
+            return
+        for _ in range(missing):
             self._append(self._latest)
         self._latest = _fit(result.picture_bgr, self._size_hw)
         self._append(self._latest)
 
     def _missing(self, captured_ns: int) -> int:
-        """How many pictures are due before one of that time; 0 or less if that many are there."""
+        """How many pictures are due before one of that time; less than 0 if that many too many are there."""
         if not self._written:
             self._began_ns = captured_ns
         missing = math.floor((captured_ns - self._began_ns) * 1e-9 * self._fps) - self._written

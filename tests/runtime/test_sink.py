@@ -85,6 +85,19 @@ def test_a_recording_plays_no_faster_than_what_it_shows(opened, tmp_path, marks,
     assert [marks[1](image) for image in read_video(tmp_path / "o.avi")] == seen
 
 
+def test_a_recording_of_a_camera_faster_than_it_says_is_at_most_a_second_too_long(opened, tmp_path, marks, read_video):
+    """Five seconds of one that gives 15 a second and says 10; what comes next is seen when it is due."""
+    with opened(tmp_path / "o.avi", fps=10.0) as sink:
+        for index in range(75):
+            sink.write(at(index / 15, index, np.hstack([marks[0](index), marks[0](index // 20)])))
+    halves = [np.hsplit(image, 2) for image in read_video(tmp_path / "o.avi")]
+    seen = [marks[1](left) + 20 * marks[1](right) for left, right in halves]
+    assert len(seen) == 60
+    assert seen[:20] == list(range(20)), "nothing is left out before that"
+    assert seen == sorted(set(seen)), "each once, in their order"
+    assert all(abs(mark / 15 - place / 10) < 1.1 for place, mark in enumerate(seen))
+
+
 @pytest.mark.parametrize("fps", [0.01, 1.0, 29.97002997, 1000.0])
 def test_any_rate_can_be_written(opened, tmp_path, marks, read_video, fps):
     with opened(tmp_path / "o.mp4", fps=fps) as sink:
