@@ -132,4 +132,5 @@ def _first_line(exc: RuntimeError | UnicodeDecodeError) -> str:
     """What an OpenVINO exception says, without its source locations."""
     text = exc.object.decode(errors="replace") if isinstance(exc, UnicodeDecodeError) else str(exc)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(("Exception from", "Check"))), lines[0] if lines else "")
+    said = [line for line in lines if not line.startswith(("Exception from", "Check"))] or lines
+    return said[0].rstrip(":") if said else ""

@@ -172,4 +172,15 @@ def _problem(graph: onnx.GraphProto, contract: Contract) -> str:
         got = list(found[name].dims) if name in found else None
         if got != expected:
             return f"kernel {index + 1} of its head has shape {got}, expected {expected}"
+    return _disorder(graph)
+
+
+def _disorder(graph: onnx.GraphProto) -> str:
+    """Which node reads what no earlier one makes, or an empty string; OpenVINO would search for minutes in a circle."""
+    known = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    for node in graph.node:
+        for name in node.input:
+            if name not in known:
+                return f"its node {node.name or node.op_type} reads '{name}', which nothing before it makes"
+        known.update(node.output)
     return ""

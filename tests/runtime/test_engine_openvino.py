@@ -140,6 +140,12 @@ def damaged_bytes(model):
     conv.attribute.append(helper.make_attribute("auto_pad", b"\xae\x92"))
 
 
+def circle(model):
+    """A convolution reads what is made of its own output; OpenVINO would look for a beginning for minutes."""
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    conv.input[0] = model.graph.node[-2].output[0]
+
+
 def missing_kernel(model):
     model.graph.node[-1].input[4] = "nowhere"
 
@@ -157,6 +163,7 @@ def missing_kernel(model):
         (swapped_scores, "twice as fine"),
         (unknown_operator, "OpenVINO cannot load"),
         (damaged_bytes, "OpenVINO cannot load"),
+        (circle, "which nothing before it makes"),
         (missing_kernel, "kernel 2"),
     ],
 )
