@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from .. import metrics
@@ -46,11 +47,11 @@ def evaluate(
         EngineError: if the engine fails, or its labels have another size than the frame or ids that are no class.
     """
     check_classes(engine, dataset, model)
-    samples = dataset.samples(split)
     unpaired = dataset.unpaired.get(split, ())
     if unpaired:  # a number over the rest would pass for the number of the split
         listing = "".join(f"\n  {problem}" for problem in unpaired)
         raise DataError(f"split '{split}' of {dataset.root} is incomplete; mend these files:{listing}", unpaired)
+    samples = dataset.samples(split)
     num_classes = len(dataset.class_names)
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for done, sample in enumerate(samples, 1):
@@ -117,15 +118,13 @@ def check_classes(engine: Engine, dataset: Dataset, model: str = "") -> None:
 
 def evaluation_table(result: dict[str, Any]) -> Table:
     """What :func:`evaluate` found, for people."""
-    table = Table(
-        title=f"{result['model']} ({result['backend']}) on {result['images']} images of {part_name(result)}",
-        show_footer=True,
-    )
+    title = f"{result['model']} ({result['backend']}) on {result['images']} images of {part_name(result)}"
+    table = Table(title=escape(title), show_footer=True)
     table.add_column("class", footer="mean IoU\npixel accuracy")
     mean, accuracy = _cell(result["miou"]), _cell(result["pixel_accuracy"])
     table.add_column("IoU", footer=f"{mean}\n{accuracy}", justify="right")
     for name, value in result["per_class"].items():
-        table.add_row(name, _cell(value))
+        table.add_row(escape(name), _cell(value))
     return table
 
 

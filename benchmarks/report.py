@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -67,7 +68,7 @@ def bench_table(payload: dict[str, Any]) -> Table:
     for index in shown:
         table.add_column(header[index], justify="right" if index > 2 else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(row[index] for index in shown))
+        table.add_row(*(escape(row[index]) for index in shown))
     return table
 
 
@@ -155,7 +156,7 @@ def short_names(results: Sequence[dict[str, Any]]) -> list[str]:
 @contextlib.contextmanager
 def progress_on_stderr() -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr, one for each thing that is done; gives ``on_step(what, done, total)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
 

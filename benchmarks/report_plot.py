@@ -28,6 +28,7 @@ def write_plot(results: Sequence[dict[str, Any]], names: Sequence[str], path: Pa
         names: what each of them is called.
         path: the file, written whole or not at all.
     """
+    names = [name.replace("$", r"\$") for name in names]  # which is no formula
     with_miou = [result for result in results if result["miou"] is not None]
     panels = 2 if with_miou else 1
     figure = Figure(figsize=(6.4 * panels, 4.2), layout="constrained")

@@ -108,9 +108,10 @@ def request_from_arguments(args: argparse.Namespace) -> BuildRequest:
 
 def sensitivity_table(model: str, rows: tuple[LayerSensitivity, ...]) -> Table:
     """What each layer costs, for people: the share of labels that are not those of FP32."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("layer", title=f"{model}: labels that int8 changes")
+    table = Table("layer", title=f"{escape(model)}: labels that int8 changes")
     table.add_column("only this layer in int8", justify="right")
     table.add_column("all but this one", justify="right")
     for row in rows:

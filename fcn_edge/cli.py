@@ -39,22 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int | None] = args.command
     try:
-        return command(args) or 0
+        code = command(args) or 0
+        sys.stdout.flush()  # so that what cannot be written is told here
+        return code
     except FcnEdgeError as exc:
         print(f"fcn-edge: {exc}", file=sys.stderr)
         return exc.exit_code
     except KeyboardInterrupt:
         print("fcn-edge: stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # who reads the output, such as head, has seen enough; nothing is left to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as exc:
         if exc.errno not in _FULL:
             raise
         where = f" ({exc.filename})" if exc.filename else ""
         print(f"fcn-edge: the disk is full{where}; make room or write elsewhere, and start again", file=sys.stderr)
         return FcnEdgeError.exit_code
-    except BrokenPipeError:  # who reads the output, such as head, has seen enough; nothing is left to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:

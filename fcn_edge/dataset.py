@@ -176,10 +176,20 @@ def read_sample(dataset: Dataset, sample: Sample) -> tuple[pixels.Image, pixels.
     Raises:
         DataError: if a file cannot be read, the sizes differ or the mask holds a value that is no class.
     """
-    image, raw = pixels.read_image(sample.image), pixels.read_mask(sample.mask, dataset.mask_colors)
-    if image.shape[:2] != raw.shape:
-        sizes = f"{image.shape[0]}x{image.shape[1]} and {raw.shape[0]}x{raw.shape[1]}"
+    image, labels = pixels.read_image(sample.image), read_labels(dataset, sample)
+    if image.shape[:2] != labels.shape:
+        sizes = f"{image.shape[0]}x{image.shape[1]} and {labels.shape[0]}x{labels.shape[1]}"
         raise DataError(f"{sample.image} and its mask are {sizes}; they must be equal")
+    return image, labels
+
+
+def read_labels(dataset: Dataset, sample: Sample) -> pixels.Labels:
+    """Read a sample's mask: uint8 ``[h, w]`` class ids after the data set's mapping.
+
+    Raises:
+        DataError: if the file cannot be read or holds a value that is no class.
+    """
+    raw = pixels.read_mask(sample.mask, dataset.mask_colors)
     mapped = np.asarray(dataset.id_map, np.int16)[raw]
     if (mapped < 0).any():
         bad = sorted({int(value) for value in np.unique(raw) if dataset.id_map[value] < 0})
@@ -187,7 +197,8 @@ def read_sample(dataset: Dataset, sample: Sample) -> tuple[pixels.Image, pixels.
             f"{sample.mask} holds ids {bad[:8]}; expected 0 to {max(_file_ids(dataset))}"
             + (f" or {dataset.ignore_id} to ignore" if dataset.ignore_id is not None else "")
         )
-    return image, mapped.astype(np.uint8)
+    labels: pixels.Labels = mapped.astype(np.uint8)
+    return labels
 
 
 def iter_problems(dataset: Dataset, split: str) -> Iterator[str]:

@@ -70,12 +70,14 @@ def run_demo(
     """
     if not 0 < minutes <= 24 * 60:
         raise UsageError(f"minutes is {minutes:g}; expected more than 0, up to {24 * 60}")
+    require_writable(out)
     if out.exists() and any(out.iterdir()) and not force:
         raise UsageError(f"{out} is not empty; use --force to replace an earlier demo, or another --out")
-    require_writable(out)
     started = time.perf_counter()
 
     on_step(f"drawing a street: {images} images to train on, {images // 6} to validate with, exact labels")
+    for earlier in (out / "street").glob("*/*/street_*.png"):  # of another seed they have other names
+        earlier.unlink()
     street.write_dataset(out / "street", train=images, val=images // 6, size_hw=TRAIN_HW, seed=seed)
     data = open_dataset(out / "street")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -184,6 +185,19 @@ def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.Captur
 def test_inspect_takes_the_name_of_a_model_that_ships(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("inspect", "camvid-n", "--json") == 0
     assert json.loads(capsys.readouterr().out)["contract"]["class_names"][0] == "Sky"
+
+
+@pytest.mark.parametrize("command", [["inspect", "camvid-n", "--json"], ["doctor", "--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(command: list[str]) -> None:
+    """Such as head: nobody reads any more, be it one line that is left or more than a buffer holds."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-c", "from fcn_edge.cli import main; raise SystemExit(main())"]
+    try:
+        done = subprocess.run([*program, *command], stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_full_disk_is_one_sentence(

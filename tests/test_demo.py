@@ -27,3 +27,26 @@ def test_demo(tmp_path: Path) -> None:
     assert len(steps) == 6
     with pytest.raises(UsageError, match="--force"):
         run_demo(out, minutes=0.05)
+
+
+def test_another_seed_draws_another_street_and_nothing_of_the_first_is_left(tmp_path: Path, monkeypatch) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(*_: object, **__: object) -> None:
+        raise StopError
+
+    monkeypatch.setattr("fcn_edge.demo.train", stop)
+    drawn = []
+    for seed in (0, 1):
+        with pytest.raises(StopError):
+            run_demo(tmp_path / "demo", images=6, seed=seed, force=True)
+        drawn.append({path.name for path in (tmp_path / "demo" / "street" / "images" / "train").iterdir()})
+    assert [len(names) for names in drawn] == [6, 6]
+    assert not drawn[0] & drawn[1]
+
+
+def test_a_file_is_no_place_for_a_demo(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        run_demo(tmp_path / "demo")

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..dataset import Dataset, Sample, read_sample
+from ..dataset import Dataset, Sample, read_labels, read_sample
 from ..pixels import Image, Labels, fit_image, restore_labels
 
 _READERS = 4
 _AHEAD = 3
-_COUNTED = 500
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class ImageStore:
         device: where the tensors of a batch lie; samples in memory are held there.
 
     Attributes:
-        counts: pixels of each class, int64 ``[C]``; of 500 samples spread over the set if it is read from disk.
+        counts: pixels of each class, int64 ``[C]``.
         resident: whether the samples are held in memory.
     """
 
@@ -63,8 +62,8 @@ class ImageStore:
             self._images, self._masks = images.to(device), masks.to(device)
             self.counts += sum(_count(mask, classes) for mask in masks)
         else:
-            for number in range(0, len(self), max(1, len(self) // _COUNTED)):
-                self.counts += _count(self._read([number])[1], classes)
+            with ThreadPoolExecutor(_READERS) as readers:
+                self.counts += sum(readers.map(lambda sample: _count(self._mask(sample), classes), self._samples))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -96,6 +95,9 @@ class ImageStore:
 
     def _names(self, numbers: Sequence[int]) -> tuple[str, ...]:
         return tuple(self._samples[number].name for number in numbers)
+
+    def _mask(self, sample: Sample) -> Tensor:
+        return torch.from_numpy(restore_labels(read_labels(self._dataset, sample), self._size_hw))
 
     def _read(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         height, width = self._size_hw

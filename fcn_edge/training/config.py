@@ -42,6 +42,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "label_weight": (0, 10),
     "distill": (0, 10),
     "distill_temperature": (0.1, 100),
+    "hint": (0, 10),
     "precise_bn": (0, _MOST),
     "seed": (0, 2**63 - 1),
     "threads": (0, 1024),
@@ -275,7 +276,10 @@ def config_from_toml(path: Path | None, overrides: Mapping[str, Any] | None = No
     for name, value in (overrides or {}).items():
         if value is not None:
             table, _, key = name.rpartition(".")
-            (fields.setdefault(table, {}) if table else fields)[key] = value
+            inside = fields.setdefault(table, {}) if table else fields
+            if not isinstance(inside, dict):
+                raise UsageError(f"configuration {path} has {table} = {inside!r}; expected a table [{table}]")
+            inside[key] = value
     return config_from_dict(fields, origin=str(path) if path else "the configuration")
 
 

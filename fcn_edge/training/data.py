@@ -8,12 +8,13 @@ from pathlib import Path
 
 import msgspec
 import torch
+from torch import nn
 
 from .. import dataset
 from ..contract import Contract
 from ..dataset import Sample
 from ..errors import UsageError
-from ..model.fcn import MEAN_BGR, STD_BGR, make_model
+from ..model.fcn import FCN, MEAN_BGR, STD_BGR, make_model
 from ..pixels import read_image
 from .batches import EvaluationStore, ImageStore, fingerprint
 from .config import TrainConfig
@@ -54,14 +55,17 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
     if not config.data:
         raise UsageError('no data folder is given; use --data DIR, or a line data = "DIR" in the configuration')
     opened = dataset.open_dataset(Path(config.data), config.classes, config.holdout)
-    strides = make_model(config.model, len(opened.class_names)).strides
+    model = make_model(config.model, len(opened.class_names))
+    strides = model.strides
     # A validation on images that are trained on would only measure how well they are remembered.
-    validated = () if "val" in config.splits or not opened.splits.get("val") else ("val",)
+    has_val = opened.splits.get("val") or opened.unpaired.get("val")  # the second are told by the check
+    validated = ("val",) if has_val and "val" not in config.splits else ()
     dataset.check(opened, [*config.splits, *validated])
 
     samples = [sample for split in config.splits for sample in opened.samples(split)]
     size_hw = config.size or _size_of(samples[0])
     crop_hw = config.crop or _default_crop(size_hw, strides[0])
+    _refuse_single_values(config, model, crop_hw)
     if config.size is None:
         _tell_of_large(size_hw, strides[0])
     contract = Contract(
@@ -85,6 +89,17 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
     return msgspec.structs.replace(config, size=size_hw, crop=crop_hw), data
 
 
+def _refuse_single_values(config: TrainConfig, model: FCN, crop_hw: tuple[int, int]) -> None:
+    """A batch norm cannot learn of a channel that has one value."""
+    is_one_cell = max(crop_hw) <= model.strides[0] and config.batch == 1
+    keeps_norms = config.freeze_bn or config.qat
+    if is_one_cell and not keeps_norms and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        raise UsageError(
+            f"one crop of {crop_hw[0]}x{crop_hw[1]} is a single cell at stride {model.strides[0]}, from which batch "
+            "norm learns nothing; use --batch 2, a larger --crop or --freeze-bn"
+        )
+
+
 def _tell_of_large(size_hw: tuple[int, int], stride: int) -> None:
     """Say what images cost that nobody asked to see at their full size, such as those of a 1080p camera."""
     height, width = size_hw
@@ -105,7 +120,7 @@ def _warn_of_absent(data: TrainData) -> None:
     if absent:
         ignored = "" if data.contract.ignore_id is None else f", {data.contract.ignore_id} is ignored"
         log.warning(
-            "no training mask that was counted has a pixel of %s, which will not be learned (masks hold ids 0 to %d%s)",
+            "no training mask has a pixel of %s, which will not be learned (masks hold ids 0 to %d%s)",
             ", ".join(absent), len(names) - 1, ignored,
         )  # fmt: skip
 

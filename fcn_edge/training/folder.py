@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,18 @@ def open_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
     return None
 
 
+def refuse_to_remove(out: Path, sources: Iterable[Path]) -> None:
+    """Check that a new run does not remove what it shall learn from.
+
+    Raises:
+        UsageError: if one of these files is one of an earlier run in the folder.
+    """
+    gone = {path.resolve() for path in _earlier_files(out)}
+    for source in sources:
+        if source.resolve() in gone:
+            raise UsageError(f"{source} lies in {out}, which a new run empties; give another --out")
+
+
 def prepare_folder(out: Path) -> None:
     """Make the folder and remove an earlier run's files, once the new one is sure to start.
 
@@ -55,15 +67,20 @@ def prepare_folder(out: Path) -> None:
         write_atomically(out / "metrics.jsonl", b"")
     except OSError as exc:
         raise UsageError(f"{out} cannot be written to: {exc.strerror or exc}; give another --out") from exc
-    for path in (*(out / name for name in _FILES), *out.glob("epoch-[0-9][0-9][0-9][0-9].pt")):
+    for path in _earlier_files(out):
         path.unlink(missing_ok=True)
+
+
+def _earlier_files(out: Path) -> list[Path]:
+    """What a run leaves in its folder."""
+    return [*(out / name for name in _FILES), *out.glob("epoch-[0-9][0-9][0-9][0-9].pt")]
 
 
 def refuse_changes(config: TrainConfig, data: TrainData, saved: Checkpoint) -> None:
     """Check that a run can go on as it began.
 
     Raises:
-        UsageError: if an option or the data would make it another run, or all its epochs are done.
+        UsageError: if an option or the data would make it another run, or all its epochs or its minutes are over.
     """
     before, now = dict_from_config(saved.config), dict_from_config(config)
     for name in before:
@@ -81,6 +98,11 @@ def refuse_changes(config: TrainConfig, data: TrainData, saved: Checkpoint) -> N
         raise UsageError(
             f"the run in {config.out} has done all of its {config.epochs} epochs; use --epochs {2 * config.epochs} "
             "to go on"
+        )
+    if config.max_minutes and saved.seconds >= config.max_minutes * 60:
+        raise UsageError(
+            f"the run in {config.out} has used its {config.max_minutes:g} minutes; use --max-minutes "
+            f"{2 * config.max_minutes:g} to go on"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contract import Contract
 from ..errors import FcnEdgeError, ModelError
@@ -174,7 +174,9 @@ class Learner:
         generator = torch.Generator().manual_seed(self.config.seed)
         order = iter_order(len(store), self.config.batch, self.config.precise_bn, generator)
         batches = (self._augment(raw, 1.0, generator)[0] for raw in store.batches(order))
-        take_statistics(self.average.model, batches)
+        self.train_mode()
+        norms = [(name, each) for name, each in self.model.named_modules() if isinstance(each, nn.BatchNorm2d)]
+        take_statistics(self.average.model, batches, [name for name, norm in norms if not norm.training])
 
     def train_mode(self) -> None:
         """Put the model into training mode, save for what is frozen."""

@@ -18,13 +18,13 @@ from torch import Tensor
 from .. import __version__
 from ..contract import Contract
 from ..cores import cpu_limit
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from .batches import iter_order
 from .checkpoint import Checkpoint
 from .config import DEFAULT_MODEL, TrainConfig
 from .data import TrainData, open_data
 from .distill import open_teacher, refuse_other_teacher
-from .folder import open_folder, prepare_folder, refuse_changes, save_epoch, validated
+from .folder import open_folder, prepare_folder, refuse_changes, refuse_to_remove, save_epoch, validated
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
@@ -127,6 +127,8 @@ def train(
         torch.set_num_threads(min(limit, torch.get_num_threads()))
     device = choose_device(config.device)
     start = init_file(config.init, config.model) if saved is None and config.init else None
+    if saved is None:
+        refuse_to_remove(out, [*([start] if start else []), *(Path(path) for path in config.teacher)])
     origin = open_origin(config.init, start) if start else None
     config, data = open_data(_with_model(config, saved, origin), device)
     if config.qat and origin is not None:
@@ -149,9 +151,9 @@ def train(
             raise UsageError(f"{config.init} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
         report = learner.start_from_classifier(start)
         log.info("took %d tensors from %s; %d start afresh", len(report.loaded), config.init, len(report.missing))
+    sources = _sources(start, saved, learner)
     if saved is None:
         prepare_folder(out)
-    sources = _sources(start, saved, learner)
     clock = _Clock(config, data, spent)
 
     ended = False
@@ -297,6 +299,11 @@ def _start_from(learner: Learner, origin: Origin, data: TrainData) -> None:
     names = data.contract.class_names
     before = origin.config if origin.contract.class_names == names else None
     taken, fresh = learner.start_from(fitted_state(origin, learner.model, names), before)
+    if not any(name.startswith("backbone.") for name in taken):
+        raise ModelError(
+            f"{origin.name} is {origin.contract.model}, of which nothing fits {learner.model.name}; leave out --model, "
+            "or start from other weights"
+        )
     if origin.is_folded:
         norms = [name.removesuffix(_MEAN) for name in taken if name.endswith(_MEAN)]
         learner.measure_norms(norms, _first_images(data))

@@ -111,7 +111,10 @@ def draw_grid(
             strip.suptitle(captions[index], fontsize=9, x=0.005, ha="left")
     patches = [
         Patch(
-            facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="#9ca3af", linewidth=0.5, label=name
+            facecolor=(color[0] / 255, color[1] / 255, color[2] / 255),
+            edgecolor="#9ca3af",
+            linewidth=0.5,
+            label=name.replace("$", r"\$"),
         )
         for name, color in legend
     ]

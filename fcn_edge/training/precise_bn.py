@@ -6,7 +6,7 @@ of averaged weights belong to no weights at all; a true average over some batche
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 
 import torch
@@ -38,16 +38,19 @@ class _Moments:
 
 
 @torch.no_grad()
-def take_statistics(model: FCN, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of every batch norm by those over some batches of one size.
+def take_statistics(model: FCN, batches: Iterable[Tensor], frozen: Collection[str] = ()) -> None:
+    """Replace the running statistics of batch norms by those over some batches of one size.
 
     As in training, each batch is normalised with its own statistics on its way to deeper layers.
 
     Args:
         model: in eval mode, in which it is left.
         batches: images ``[N, 3, H, W]`` BGR as they come to the network.
+        frozen: names of the norms that keep theirs, by which they normalise.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [
+        module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d) and name not in frozen
+    ]
     moments = [_Moments() for _ in norms]
     hooks = [norm.register_forward_pre_hook(partial(_look, seen)) for norm, seen in zip(norms, moments, strict=True)]
     for norm in norms:

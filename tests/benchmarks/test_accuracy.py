@@ -188,3 +188,24 @@ def test_the_table_names_every_class_and_says_absent(tmp_path):
     text = console.export_text()
     for words in ("road", "car", "absent", "0.9583", "0.0000", "mean IoU", "0.4792"):
         assert words in text
+
+
+def test_a_split_without_any_mask_is_incomplete_and_not_empty(tmp_path):
+    labels = np.zeros((4, 6), np.uint8)
+    write_plain(tmp_path, [(labels, labels)] * 2)
+    for mask in (tmp_path / "masks" / "val").iterdir():
+        mask.unlink()
+    with pytest.raises(DataError, match="is incomplete"):
+        evaluate(EchoEngine(contract()), open_dataset(tmp_path))
+
+
+def test_the_table_takes_names_as_they_are(tmp_path):
+    names = ("road [paved]", "[/b]", "sky", "tree")
+    labels = np.zeros((4, 6), np.uint8)
+    dataset = write_plain(tmp_path, [(labels, labels)], names)
+    result = evaluate(EchoEngine(contract(names)), dataset, model="o_[q9]/last.pt")
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(evaluation_table(result))
+    text = console.export_text()
+    for words in ("road [paved]", "[/b]", "o_[q9]/last.pt"):
+        assert words in text

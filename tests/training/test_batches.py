@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fcn_edge.dataset import Dataset, open_dataset, read_sample
+from fcn_edge.pixels import write_png
 from fcn_edge.training.batches import EvaluationStore, ImageStore, fingerprint, iter_order
 
 CPU = torch.device("cpu")
@@ -40,6 +41,17 @@ def test_pixels_of_each_class_are_counted(data: Dataset, memory_gib: float) -> N
     masks = np.stack([read_sample(data, sample)[1] for sample in samples])
     expected = [int((masks == class_id).sum()) for class_id in range(3)]
     assert ImageStore(data, samples, (64, 64), memory_gib, CPU).counts.tolist() == expected
+
+
+def test_all_pixels_are_counted_wherever_the_samples_are(tmp_path: Path) -> None:
+    """Of a large set too: the counts set the class weights, and a resumed run may hold samples elsewhere."""
+    for index in range(1200):
+        write_png(tmp_path / "images" / "train" / f"{index:04d}.png", np.zeros((4, 4, 3), np.uint8))
+        write_png(tmp_path / "masks" / "train" / f"{index:04d}.png", np.full((4, 4), index % 2, np.uint8))
+    (tmp_path / "classes.json").write_text('{"names": ["even", "odd"]}')
+    data = open_dataset(tmp_path)
+    for memory_gib in (1.0, 0.0):
+        assert ImageStore(data, data.samples("train"), (4, 4), memory_gib, CPU).counts.tolist() == [9600, 9600]
 
 
 def test_images_are_brought_to_one_size(data: Dataset) -> None:

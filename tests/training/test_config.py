@@ -55,6 +55,7 @@ def test_the_dictionary_of_a_configuration_gives_it_back() -> None:
         ("[augment]\nhue = 0.7", "augment.hue is 0.7"),
         ("augment = 3", "augment"),
         ("distill = 11", "distill is 11.*; expected 0 to 10: use 10"),
+        ('hint = -1\nteacher = "a.pt"', "hint is -1.0; expected 0 to 10: use 0"),
         ("label_weight = 0", "no teacher to learn from"),
         ('label_weight = 0\ndistill = 0\nteacher = "a.pt"', "no teacher to learn from"),
         ("[augment]\ncutmix = 1.5", "augment.cutmix is 1.5"),
@@ -101,3 +102,10 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_every_option_is_described(struct: type) -> None:
     described = re.findall(r"^ +(\w+): ", (struct.__doc__ or "").partition("Attributes:")[2], re.M)
     assert tuple(described) == struct.__struct_fields__
+
+
+def test_an_option_of_a_table_that_is_none_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('augment = "strong"')
+    with pytest.raises(UsageError, match=r"has augment = 'strong'; expected a table \[augment\]"):
+        config_from_toml(path, {"augment.flip": 0.2})

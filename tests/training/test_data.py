@@ -28,8 +28,7 @@ def test_a_class_that_no_mask_shows_is_told(tmp_path: Path, caplog, value: int, 
     open_data(TrainConfig(data=str(tmp_path), model="fcn8s-edge-n"), torch.device("cpu"))
     messages = [record.getMessage() for record in caplog.records]
     expected = (
-        "no training mask that was counted has a pixel of object, which will not be learned (masks hold ids 0 to 1, "
-        "255 is ignored)"
+        "no training mask has a pixel of object, which will not be learned (masks hold ids 0 to 1, 255 is ignored)"
     )
     assert messages == ([expected] if is_told else [])
 

@@ -375,3 +375,43 @@ def test_a_disk_that_is_full_loses_no_saved_epoch(config: Make, tmp_path: Path, 
         assert "--resume, epoch 1 is saved" in str(caught.value)
         assert load_checkpoint(out / "last.pt").epoch == 1
     assert not list(out.glob(".*"))  # nothing half-written
+
+
+def test_a_new_run_does_not_remove_what_it_shall_learn_from(config: Make, tmp_path: Path) -> None:
+    first = train(config(out=str(tmp_path / "run"), epochs=1, keep_every=1))
+    files = sorted(path.name for path in first.out.iterdir())
+    for more in ({"init": str(first.best)}, {"teacher": str(first.last)}, {"init": str(first.out / "epoch-0001.pt")}):
+        with pytest.raises(UsageError, match="which a new run empties; give another --out"):
+            train(config(out=str(first.out), **more), force=True)
+        assert sorted(path.name for path in first.out.iterdir()) == files
+
+
+def test_a_run_whose_minutes_are_over_is_not_gone_on_with(config: Make, tmp_path: Path) -> None:
+    options = {"out": str(tmp_path / "run"), "max_minutes": 0.001}
+    last = train(config(**options)).last.read_bytes()
+    with pytest.raises(UsageError, match=r"has used its 0.001 minutes; use --max-minutes 0.002"):
+        train(config(**options), resume=True)
+    assert (tmp_path / "run" / "last.pt").read_bytes() == last
+    assert train(config(**options | {"max_minutes": 0.0, "epochs": 2}), resume=True).epochs == 2
+
+
+def test_a_batch_norm_of_one_value_is_refused_before_an_earlier_run_is_given_up(config: Make, tmp_path: Path) -> None:
+    first = train(config(out=str(tmp_path / "run"), epochs=1))
+    with pytest.raises(UsageError, match="one crop of 32x32 is a single cell at stride 32"):
+        train(config(out=str(first.out), batch=1, crop="32x32"), force=True)
+    assert first.last.is_file()
+    train(config(out=str(tmp_path / "kept"), batch=1, crop="32x32", freeze_bn=True, epochs=1, steps_per_epoch=1))
+
+
+def test_weights_of_which_nothing_fits_are_refused(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="of which nothing fits fcn8s-edge-n; leave out --model"):
+        train(config(out=str(tmp_path / "run"), init="camvid-n", model="fcn8s-edge-n"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_to_validate_with_that_all_lack_masks_are_told(config: Make, own_shapes: Path) -> None:
+    for mask in (own_shapes / "masks" / "val").iterdir():
+        mask.unlink()
+    with pytest.raises(DataError, match="has no mask") as caught:
+        train(config(data=str(own_shapes)))
+    assert len(caught.value.problems) == 3

@@ -82,3 +82,10 @@ def test_an_error_map_tells_wrong_right_and_ignored_apart() -> None:
 def test_no_picture_leaves_a_temporary_file(tmp_path: Path) -> None:
     draw_curves(tmp_path / "curves.png", [])
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
+    image, labels = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    odd = Contract("m", (8, 8), ("a$^$", "b"), ((0, 0, 0), (9, 9, 9)), (0.0,) * 3, (1.0,) * 3, (8,))
+    draw_grid(tmp_path / "grid.png", [(image, labels, labels)], odd)
+    assert (tmp_path / "grid.png").is_file()

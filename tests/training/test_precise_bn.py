@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import pytest
@@ -84,8 +84,9 @@ def test_the_last_checkpoint_has_them_and_is_what_was_validated(
     calls: list[int] = []
     taken: list[torch.Tensor] = []
 
-    def noted_statistics(model: FCN, batches: Iterable[torch.Tensor]) -> None:
+    def noted_statistics(model: FCN, batches: Iterable[torch.Tensor], frozen: Collection[str]) -> None:
         calls.append(len(validated))
+        assert not frozen
         taken.extend(batches)
         take_statistics(model, taken)
 
@@ -111,3 +112,14 @@ def test_the_last_checkpoint_has_them_and_is_what_was_validated(
     for name, value in plain.ema.items():
         if "num_batches" not in name:  # counts the batches seen; no result depends on it
             assert torch.equal(value, precise.ema[name]) != ("running_" in name), name
+
+
+def test_what_is_frozen_keeps_its_statistics_and_normalises_by_them(config: Make, tmp_path: Path) -> None:
+    first = train(config(out=str(tmp_path / "first"), epochs=1)).last
+    more = config(out=str(tmp_path / "more"), init=str(first), epochs=1, freeze_to=8, precise_bn=2)
+    before, after = load_checkpoint(first).ema, load_checkpoint(train(more).last).ema
+    means = [name for name in before if name.endswith("running_mean")]
+    kept = {name for name in means if torch.equal(before[name], after[name])}
+    frozen = tuple(f"backbone.{part}" for part in ("stem.", "s4.", "s8."))
+    assert kept == {name for name in means if name.startswith(frozen)}
+    assert 0 < len(kept) < len(means)
