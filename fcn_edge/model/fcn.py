@@ -47,6 +47,8 @@ _BACKBONES: dict[str, Callable[[], nn.Module]] = {
 _FINEST_STRIDE = {"alexnet": 8}  # every other backbone has features from stride 4
 TOP_DOWN = "-fpn"
 """What a model's name ends in where a top-down pathway stands on its backbone."""
+CONTEXT_TOP_DOWN = "-ppm" + TOP_DOWN
+"""The same where the pathway begins with pyramid pooling."""
 BOTTOM_UP = "backbone.bottom_up."
 """What the names of a backbone's weights begin with where a top-down pathway stands on it."""
 
@@ -140,8 +142,8 @@ def make_model(
     """A network with fresh weights.
 
     Args:
-        name: ``fcn{32s,16s,8s,4s}-{backbone}``, or ``fcn{16s,8s,4s}-{backbone}-fpn`` with a top-down pathway;
-            :func:`model_names` lists them.
+        name: ``fcn{32s,16s,8s,4s}-{backbone}``, or ``fcn{16s,8s,4s}-{backbone}-fpn`` with a top-down pathway,
+            ``...-ppm-fpn`` with pyramid pooling before it; :func:`model_names` lists them.
         num_classes: 1 to 256.
         mean: per channel BGR, scale 0..255.
         std: per channel BGR, scale 0..255.
@@ -160,7 +162,7 @@ def make_model(
     head, known_as, top_down = parts_of_name(name)
     backbone, strides = _BACKBONES[known_as](), _STRIDES[head]
     if top_down:
-        backbone = TopDown(backbone, strides[-1])
+        backbone = TopDown(backbone, strides[-1], has_context=top_down == CONTEXT_TOP_DOWN)
     model = FCN(name, backbone, num_classes, strides, mean, std, dropout)
     _initialise(model)
     for module in model.modules():
@@ -174,16 +176,19 @@ def model_names() -> tuple[str, ...]:
     return tuple(
         f"fcn{head}-{backbone}{top_down}"
         for backbone in _BACKBONES
-        for top_down in ("", TOP_DOWN)
+        for top_down in ("", TOP_DOWN, CONTEXT_TOP_DOWN)
         for head, strides in _STRIDES.items()
         if strides[-1] >= _FINEST_STRIDE.get(backbone, 4) and not (top_down and head == "32s")
     )
 
 
-def parts_of_name(name: str) -> tuple[str, str, bool]:
-    """Head, backbone and whether there is a top-down pathway: ``4s``, ``edge-n`` and True of ``fcn4s-edge-n-fpn``."""
-    head, _, backbone = name.removeprefix("fcn").partition("-")
-    return head, backbone.removesuffix(TOP_DOWN), backbone.endswith(TOP_DOWN)
+def parts_of_name(name: str) -> tuple[str, str, str]:
+    """Head, backbone and what follows it where there is a top-down pathway, of ``fcn4s-edge-n-fpn``."""
+    head, _, rest = name.removeprefix("fcn").partition("-")
+    for top_down in (CONTEXT_TOP_DOWN, TOP_DOWN):
+        if rest.endswith(top_down):
+            return head, rest.removesuffix(top_down), top_down
+    return head, rest, ""
 
 
 def count_params(model: nn.Module) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .edge import conv_bn, conv_bn_relu
+from .pyramid_pooling import PyramidPooling
 
 WIDTHS = {32: 128, 16: 128, 8: 96, 4: 32}
 """Channels of the features at each stride; few where there are many cells."""
@@ -22,16 +23,19 @@ class TopDown(nn.Module):
     Args:
         bottom_up: a backbone with features at strides ``finest`` to 32.
         finest: the stride where the pathway ends.
+        has_context: whether the coarsest features first hear of their surroundings (Xiao et al., "Unified Perceptual
+            Parsing for Scene Understanding", ECCV 2018).
 
     Attributes:
         channels: number of channels of the features at each stride.
     """
 
-    def __init__(self, bottom_up: nn.Module, finest: int) -> None:
+    def __init__(self, bottom_up: nn.Module, finest: int, has_context: bool = False) -> None:
         super().__init__()
         below: dict[int, int] = bottom_up.channels  # type: ignore[assignment]
         self.channels = {stride: width for stride, width in WIDTHS.items() if stride >= finest}
         self.bottom_up = bottom_up
+        self.context = PyramidPooling(below[32]) if has_context else None
         self.coarsest = conv_bn_relu(below[32], WIDTHS[32])
         self.steps = nn.ModuleDict(
             {f"s{stride}": _Step(WIDTHS[2 * stride], below[stride], width) for stride, width in self._finer()}
@@ -47,7 +51,7 @@ class TopDown(nn.Module):
             ``{stride: [N, channels[stride], H / stride, W / stride]}``.
         """
         below = self.bottom_up(image)
-        coarse = self.coarsest(below[32])
+        coarse = self.coarsest(below[32] if self.context is None else self.context(below[32]))
         features = {32: coarse}
         for stride, _ in self._finer():
             coarse = self.steps[f"s{stride}"](coarse, below[stride])

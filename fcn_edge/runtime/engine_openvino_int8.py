@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 _LARGEST = 127
 _UNSIGNED = "unsigned_zero_point"
-_AS_BEFORE = ("QuantizeLinear", "DequantizeLinear", "Cast", "CastLike", "Resize", "MaxPool")
+_AS_BEFORE = ("QuantizeLinear", "DequantizeLinear", "Cast", "CastLike", "Resize", "MaxPool", "AveragePool")
 
 _Makers = Mapping[str, Any]
 _Constants = Mapping[str, NDArray[Any]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..contract import Contract
 from ..errors import ModelError, UsageError
-from ..model.fcn import BOTTOM_UP, FCN, MEAN_BGR, STD_BGR, TOP_DOWN, parts_of_name
+from ..model.fcn import BOTTOM_UP, FCN, MEAN_BGR, STD_BGR, parts_of_name
 from ..model.grow import can_grow, grown_state
 from ..model.shrink import can_shrink, shrunk_state
 from ..model.weights import imagenet_weights
@@ -115,7 +115,8 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     own, before = model.state_dict(), [name.casefold() for name in origin.contract.class_names]
     rows = [(new, before.index(name.casefold())) for new, name in enumerate(class_names) if name.casefold() in before]
     state = dict(origin.state)
-    if model.name == origin.contract.model + TOP_DOWN:
+    top_down = parts_of_name(model.name)[2]
+    if top_down and model.name == origin.contract.model + top_down:
         return _below_top_down(state)
     for name, value in origin.state.items():
         if name.startswith(_BY_CLASS):

@@ -62,6 +62,7 @@ def frames(count: int = 4) -> list[np.ndarray]:
         "fcn8s-googlenet",
         "fcn4s-efficientnet-lite0",
         "fcn4s-edge-n-fpn",
+        "fcn4s-edge-n-ppm-fpn",
         "fcn8s-efficientnet-lite0-fpn",
     ],
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
 
 from fcn_edge.errors import UsageError  # noqa: E402
 from fcn_edge.model.fcn import count_gmacs, make_model  # noqa: E402
+from fcn_edge.model.pyramid_pooling import WINDOWS, PyramidPooling  # noqa: E402
 from fcn_edge.model.top_down import WIDTHS  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
 from fcn_edge.training.schedule import freeze, make_optimizer  # noqa: E402
@@ -55,3 +57,33 @@ def test_backbone_rates_are_of_the_backbone_below() -> None:
     assert trained == {"coarsest", "steps"}
     assert not model.backbone.bottom_up.training
     assert model.backbone.coarsest.training
+
+
+@torch.no_grad()
+def test_pyramid_pooling_adds_nothing_at_first_and_hears_of_all_around_once_it_has_learned() -> None:
+    torch.manual_seed(0)
+    plain = make_model("fcn8s-edge-n-fpn", 3).eval()
+    pooled = make_model("fcn8s-edge-n-ppm-fpn", 3).eval()
+    missing, unexpected = pooled.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.split(".")[1] for name in missing} == {"context"}
+    near = torch.randint(0, 256, (1, 3, 64, 640), generator=torch.Generator().manual_seed(1)).float()
+    assert torch.equal(pooled.backbone(near)[32], plain.backbone(near)[32])
+    maps = torch.zeros(1, 128, 1, 20)
+    context = pooled.backbone.context
+    nn.init.ones_(context.widen[1].weight)
+    far = maps.clone()
+    far[..., 0] = 1.0
+    heard = (context(far) != context(maps)).any(1).squeeze()
+    assert heard.nonzero().flatten().tolist() == list(range(max(WINDOWS) // 2 + 1))
+
+
+def test_an_average_counts_no_padding() -> None:
+    """What is the same everywhere is the same at the border too, also where windows are larger than the image."""
+    torch.manual_seed(0)
+    context = PyramidPooling(8).eval()
+    nn.init.ones_(context.widen[1].weight)
+    with torch.no_grad():
+        maps = context(torch.rand(1, 8, 1, 1).expand(1, 8, 3, 4))
+    assert torch.allclose(maps, maps[..., :1, :1], atol=1e-6)
+    assert maps.std() > 0

@@ -72,11 +72,12 @@ def scores(network: bytes, frame: np.ndarray) -> list[np.ndarray]:
         ("fcn16s-resnet18", False),
         ("fcn8s-googlenet", False),
         ("fcn4s-efficientnet-lite0-slim-fpn", True),
+        ("fcn8s-edge-n-ppm-fpn", True),
     ],
     indirect=["network"],
 )
 def test_sums_fit_and_answers_stay(network, changes) -> None:
-    """Only the last network has convolutions that read what may be negative."""
+    """Only the last two networks have convolutions that read what may be negative."""
     rewritten = without_overflow(network)
     assert largest_sum(network) == 255 * 2 * 127 > HOLDS
     assert largest_sum(rewritten) <= HOLDS
@@ -86,6 +87,18 @@ def test_sums_fit_and_answers_stay(network, changes) -> None:
         assert one.std() > 0
         difference = np.abs(one - other).mean() / one.std()
         assert 0 < difference < 0.05 if changes else difference < 1e-5
+
+
+@pytest.mark.parametrize("network", ["fcn8s-edge-n-ppm-fpn"], indirect=True)
+def test_averages_behind_a_relu_are_not_negative(network) -> None:
+    """So the convolution that reads them keeps its weights, and the one that reads a sum of them does not."""
+    before, after = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(each).graph.initializer}
+        for each in (network, without_overflow(network))
+    )
+    reads_averages, reads_a_sum = "backbone.context.widen.0.weight", "backbone.coarsest.0.weight"
+    assert np.array_equal(before[reads_averages], after[reads_averages])
+    assert not np.array_equal(before[reads_a_sum], after[reads_a_sum])
 
 
 # Runs where OpenVINO is told, by a variable of oneDNN inside it, to know no newer instructions than AVX2.
