@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import GateError, UsageError
+from ..errors import FcnEdgeError, GateError, UsageError
 from ..runtime.tensorrt_library import find_plugin, has_tensorrt
 from ..shipped import model_file
 from .build_one import Shop, build_one
@@ -51,11 +51,12 @@ def build(
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as work:
             sources = _open_sources(models, Path(work), request)
-            _check_names(sources)
             pairs = [(source, precision) for source in sources for precision in _precisions(source, request)]
+            _check_names(pairs)
             return _build_all(Shop(out, request, builder, on_progress, on_note), pairs)
     except OSError as exc:
-        raise UsageError(f"{out} cannot be written: {exc.strerror or exc}; choose another folder with -o") from exc
+        place = exc.filename or out
+        raise UsageError(f"{place} cannot be written: {exc.strerror or exc}; choose another folder with -o") from exc
 
 
 def sensitivity(
@@ -98,6 +99,10 @@ def _build_all(shop: Shop, pairs: Sequence[tuple[ModelSource, str]]) -> list[Bui
             results.append(build_one(shop, source, precision))
         except GateError as exc:
             failures.append(str(exc))
+        except FcnEdgeError:
+            for failure in failures:  # their files are gone
+                shop.on_note(failure)
+            raise
     if failures:
         raise GateError("\nfcn-edge: ".join(failures))
     return results
@@ -123,7 +128,7 @@ def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
         if precision not in PRECISIONS:
             raise UsageError(f"precision '{precision}' is unknown; expected {', '.join(PRECISIONS)}")
         how = request.quantisation
-        if precision == "int8" and (source.precision != "int8" or how.chooses_layers) and not how.frames:
+        if precision == "int8" and (source.precision != "int8" or how.is_asked_for) and not how.frames:
             from .quantize import LEARNED, require_frames
 
             learned = how.method in (AUTO, LEARNED) and source.has_steps
@@ -133,10 +138,10 @@ def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
     return wanted
 
 
-def _check_names(sources: Sequence[ModelSource]) -> None:
+def _check_names(pairs: Sequence[tuple[ModelSource, str]]) -> None:
     names: dict[str, Path] = {}
-    for source in sources:
-        other = names.setdefault(typed_name(source.name, source.precision, source.contract.size_hw), source.path)
+    for source, precision in pairs:
+        other = names.setdefault(typed_name(source.name, precision, source.contract.size_hw), source.path)
         if other != source.path:
             raise UsageError(
                 f"{other} and {source.path} would write files of the same name; rename one, or build them into "

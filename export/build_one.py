@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import GateError
+from ..errors import GateError, UsageError
 from ..runtime.cuda_driver import cuda_version
 from ..runtime.engine import Engine, open_engine
 from ..runtime.engine_tensorrt import TensorRtEngine
 from ..runtime.sidecar import Gate, Precision, Sidecar, sha256_of, sidecar_path, write_sidecar
 from .build_request import BuildRequest, Built
-from .engine_cache import engine_name, engine_state, typed_name
+from .engine_cache import FOREIGN, engine_name, engine_state, typed_name
 from .gate import GateFrames, compare, open_gate, require_gate
 from .model_source import ModelSource, calibration_in, make_typed
 from .to_engine import EngineBuilder, OnProgress
@@ -83,7 +83,12 @@ def _build_engine(
         if gate is not None and gate != sidecar.gate:
             write_sidecar(engine, replace(sidecar, gate=gate))
         return _built(source, precision, typed, engine, made, sidecar.precision.found, gate)
-    if state not in ("absent", "current"):
+    if state == FOREIGN and not request.force:
+        raise UsageError(
+            f"{engine} exists already and no build wrote it, as no {sidecar_path(engine).name} is beside it; choose "
+            "another folder or replace it with --force"
+        )
+    if state not in ("absent", "current", FOREIGN):
         shop.on_note(f"{engine.name} is built again: {state}")
     # Without a GPU the gate judges the ONNX file, so it can spare the build.
     gate = None if builder.can_run else _gate(shop, source, typed, frames, None)
@@ -99,7 +104,7 @@ def _build_engine(
         gpu=builder.gpu,
         plugin=builder.plugin,
         options=request.options,
-        calibration=calibration_in(typed),
+        calibration=calibration_in(typed) if precision == "int8" else None,
         gate=gate,
     )
     fresh = source.work / engine.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ class Calibrated:
         reference: the model's labels of the held-out frames, uint8 ``[H, W]`` each, in the CPU engine.
         seen: what the other frames told of each activation that may be quantised; empty where nobody asked.
         threads: of the CPU engine; None: one for each physical core.
+        steps: of each activation, as they were learned in training; they are taken in place of any method's.
     """
 
     model: ModelProto
@@ -45,6 +46,7 @@ class Calibrated:
     reference: tuple[Labels, ...]
     seen: Mapping[str, Seen]
     threads: int | None
+    steps: Mapping[str, float] = field(default_factory=dict)
 
     def agreement(self, typed: ModelProto) -> float:
         """Share of the held-out frames' pixels at which a typed candidate, in the CPU engine, gives FP32's label."""
@@ -52,7 +54,9 @@ class Calibrated:
         return float(np.mean([np.mean(one == other) for one, other in zip(labels, self.reference, strict=True)]))
 
     def int8(self, method: str, keep: Sequence[str] = ()) -> ModelProto:
-        """The candidate whose ranges a method chooses; its biases are corrected."""
+        """The candidate whose ranges a method chooses; its biases are corrected, unless its steps were learned."""
+        if self.steps:
+            return int8_from_fp32(self.model, self.steps, keep)
         means = {name: each.means for name, each in self.seen.items()}
         return int8_from_fp32(self.model, scales_from(self.seen, method), keep, means)
 

@@ -15,9 +15,11 @@ from .. import __version__
 from ..errors import ModelError
 from ..pixels import write_atomically
 from ..runtime.onnx_file import load_onnx
-from ..runtime.sidecar import Gpu, Library, Options, Plugin, Sidecar, read_plan, read_sidecar
+from ..runtime.sidecar import Gpu, Library, Options, Plugin, Sidecar, read_plan, read_sidecar, sidecar_path
 
 RECIPE_KEY = "fcn_edge.build"
+FOREIGN, DAMAGED = "foreign", "it is damaged"
+"""States of files that may be somebody else's: they are replaced only with ``--force``."""
 PRECISIONS = ("fp32", "fp16", "int8")
 _TYPED_NAME = re.compile(rf"-(?:{'|'.join(PRECISIONS)})-\d+x\d+$")
 
@@ -90,10 +92,10 @@ def typed_state(typed: Path, recipe: Recipe) -> str:
     try:
         model = load_onnx(typed)
     except ModelError:
-        return "it is damaged"
+        return DAMAGED
     text = _drop_stamp(model)
     if text is None:
-        return "foreign"
+        return FOREIGN
     try:
         found = msgspec.json.decode(text, type=_Stamp)
     except msgspec.DecodeError:
@@ -109,6 +111,8 @@ def engine_state(
     """The sidecar of an engine that need not be built again and ``current``; else None and a state as above."""
     if not engine.exists():
         return None, "absent"
+    if not sidecar_path(engine).exists():
+        return None, FOREIGN
     try:
         sidecar = read_sidecar(engine)
     except ModelError:

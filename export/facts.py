@@ -83,12 +83,11 @@ def _facts_from_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _facts_from_onnx(path: Path) -> dict[str, Any]:
-    from ..runtime.onnx_file import split_onnx
+    from ..runtime.onnx_file import load_onnx, require_valid, split_onnx
 
     contract = split_onnx(path).contract  # refuses what is no model of this program, with its reason
-    import onnx
-
-    model = onnx.load(path)
+    model = load_onnx(path)
+    require_valid(model, path)
     layers = dict(layer_types(model.graph))
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key != METADATA_KEY}
     return {

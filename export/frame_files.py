@@ -18,13 +18,18 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
         UsageError: if there are none.
     """
     path = Path(where)
+    if not str(where):
+        raise UsageError("'' names no image; is a variable empty?")
     if path.is_dir():
         found = images_in(path)
     elif path.is_file():
         found = [path]
     else:
         anchor = Path(path.anchor) if path.is_absolute() else Path()
-        found = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if _is_image(file))
+        try:
+            found = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if _is_image(file))
+        except ValueError as exc:
+            raise UsageError(f"'{where}' is no glob ({exc}); expected one such as 'clip/*.png'") from exc
     if not found:
         raise UsageError(
             f"'{where}' names no image; give a folder of images, a data set, or a glob such as 'clip/*.png'"

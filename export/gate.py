@@ -6,6 +6,7 @@ changes lie on borders between classes, so the share is given without those too.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class GateRequest:
 
 @dataclass(frozen=True)
 class GateFrames:
-    """The frames of a request, listed; ``sha256`` over images and masks in order."""
+    """The frames of a request, listed; ``sha256`` over images and masks in order and over what masks mean."""
 
     dataset: Dataset | None
     images: tuple[Path, ...]
@@ -79,7 +80,9 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
     if unpaired:
         raise DataError(f"split '{request.split}' of {request.data} is incomplete: {'; '.join(unpaired[:5])}", unpaired)
     files = [file for sample in samples for file in (sample.image, sample.mask)]
-    return GateFrames(dataset, tuple(sample.image for sample in samples), files_sha256(files), request)
+    meaning = repr((dataset.class_names, dataset.id_map, dataset.ignore_id, dataset.mask_colors))
+    sha256 = hashlib.sha256(f"{files_sha256(files)} {meaning}".encode()).hexdigest()
+    return GateFrames(dataset, tuple(sample.image for sample in samples), sha256, request)
 
 
 def compare(
@@ -112,7 +115,11 @@ def compare(
             theirs += metrics.confusion(expected, mask, count, frames.dataset.ignore_id)
         if on_progress:
             on_progress(done, len(frames.images))
-    miou, miou_fp32 = (metrics.miou(ours), metrics.miou(theirs)) if frames.dataset else (None, None)
+    # Over one set of classes: one that no mask shows counts as 0 where a single pixel is given to it.
+    shown = theirs.sum(1) > 0
+    miou, miou_fp32 = (
+        _mean(metrics.per_class_iou(matrix)[shown]) if frames.dataset else None for matrix in (ours, theirs)
+    )
     if miou_fp32 is not None and not math.isfinite(miou_fp32):
         raise DataError(f"no pixel of the masks in {frames.request.data} counts; give --gate data with labels")
     return Gate(
@@ -126,6 +133,10 @@ def compare(
         max_miou_drop=frames.request.max_miou_drop,
         min_agreement=frames.request.min_agreement,
     )
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if values.size else math.nan
 
 
 def require_gate(gate: Gate, what: str) -> None:

@@ -13,9 +13,9 @@ import msgspec
 
 from ..contract import METADATA_KEY, Contract
 from ..errors import MissingError, ModelError, UsageError
-from ..runtime.onnx_file import load_onnx, split_onnx
+from ..runtime.onnx_file import load_onnx, require_valid, split_onnx
 from ..runtime.sidecar import Calibration, sha256_of
-from .engine_cache import Recipe, base_name, stamp, typed_state
+from .engine_cache import DAMAGED, FOREIGN, Recipe, base_name, stamp, typed_state
 from .frame_files import files_sha256
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ class Quantisation:
     max_frames: int | None = None
 
     @property
-    def chooses_layers(self) -> bool:
+    def is_asked_for(self) -> bool:
         """Whether an INT8 file as it is would not do."""
-        return bool(self.keep) or self.min_agreement is not None
+        return bool(self.keep) or self.min_agreement is not None or self.method not in ("auto", "learned")
 
 
 class ModelSource:
@@ -72,6 +72,8 @@ class ModelSource:
         self.path, self.work, self.name = path, work, base_name(path)
         if path.suffix not in (".pt", ".onnx"):
             raise UsageError(f"{path} is no model to build from; expected a file that ends in .pt or .onnx")
+        if not _is_text(path):
+            raise UsageError(f"{str(path)!a} is no name in UTF-8, which a sidecar needs; rename the file")
         if path.suffix == ".pt":
             self.contract, self.precision = _checkpoint_contract(path, size_hw), "fp32"
         else:
@@ -141,7 +143,7 @@ def make_typed(
         ModelError: if the source cannot become what is asked for.
         GateError: if layers were to be kept out until labels agree, and they do not.
     """
-    as_is = precision == source.precision and not (precision == "int8" and how.chooses_layers)
+    as_is = precision == source.precision and not (precision == "int8" and how.is_asked_for)
     if source.is_file(typed):
         if not as_is:
             raise UsageError(f"{typed} would be made of itself; choose another folder with -o")
@@ -160,11 +162,12 @@ def make_typed(
     state = typed_state(typed, recipe)
     if state == "current" and not force:
         return False
-    if state == "foreign" and not force:
+    if state in (FOREIGN, DAMAGED) and not force:
         raise UsageError(
-            f"{typed} exists already and no build wrote it; choose another folder or replace it with --force"
+            f"{typed} exists already and no build wrote it{'' if state == FOREIGN else ', or it is damaged'}; choose "
+            "another folder or replace it with --force"
         )
-    if state not in ("absent", "current", "foreign"):
+    if state not in ("absent", "current", FOREIGN):
         on_note(f"{typed.name} is made again: {state}")
     fresh = source.work / typed.name
     if precision == "fp32":
@@ -206,6 +209,7 @@ def _quantised(
     from .candidates import MAX_FRAMES
     from .quantize import typed_onnx
 
+    require_valid(load_onnx(fp32), fp32)
     if precision == "fp16":
         return typed_onnx(fp32, out, precision, on_progress=on_progress)
     return typed_onnx(
@@ -230,10 +234,19 @@ def _write_untyped(path: Path, out: Path) -> None:
     from .untyped import fp32_from_typed, steps_of
 
     typed = load_onnx(path)
+    require_valid(typed, path)
     plain = fp32_from_typed(typed)
     said = {entry.key: entry.value for entry in typed.metadata_props if entry.key in (METADATA_KEY, CALIBRATION_KEY)}
     helper.set_model_props(plain, said | {SCALES_KEY: msgspec.json.encode(steps_of(typed)).decode()})
     out.write_bytes(plain.SerializeToString(deterministic=True))
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checkpoint_contract(path: Path, size_hw: tuple[int, int] | None) -> Contract:

@@ -105,7 +105,7 @@ def typed_onnx(
         GateError: if ``min_agreement`` is not reached.
     """
     check_request(out, precision, force)
-    _check_method(method, min_agreement)
+    check_method(method, min_agreement)
     model, _ = load_fp32(model_fp32)
     steps = learned_scales(model) if precision == "int8" and method in (AUTO, LEARNED) else {}
     if precision == "int8" and method == LEARNED and not steps:
@@ -136,8 +136,12 @@ def typed_onnx(
             typed, report = fp16_from_fp32(model), TypedReport(out, precision)
         if calib is not None:
             known = calibrated(model_fp32, calib, with_ranges=False, max_frames=max_frames, threads=threads)
-            report = replace(report, agreement=known.agreement(typed), **_frames_of(known))
-            _require_agreement(report, min_agreement)
+            known, agreement = replace(known, steps=steps), known.agreement(typed)
+            if steps and min_agreement is not None and agreement < min_agreement:
+                kept, agreement = _learned_layers_to_keep(known, kept, min_agreement, on_progress)
+                where, typed = placement(model, kept), int8_from_fp32(model, steps, kept)
+                report = replace(report, layers=where.layers, kept=where.kept)
+            report = replace(report, agreement=agreement, **_frames_of(known))
     _write(typed, report, hashlib.sha256(model_fp32.read_bytes()).hexdigest())
     _log.info("%s: %s", out, report)
     return report
@@ -154,7 +158,7 @@ def sensitivity_of(
     on_progress: OnProgress | None = None,
 ) -> tuple[LayerSensitivity, ...]:
     """What INT8 costs layer by layer; parameters and errors are those of :func:`typed_onnx`."""
-    _check_method(method, None)
+    check_method(method)
     known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
     chosen, _ = best_method(known, method, keep, on_progress)
     return sensitivity(known, chosen, keep, on_progress)
@@ -200,15 +204,17 @@ def require_frames(precision: str, min_agreement: float | None, learned: bool) -
         raise UsageError("agreement with FP32 needs frames to compare on; give a folder of images with --calib DIR")
 
 
-def _require_agreement(report: TypedReport, least: float | None) -> None:
-    if least is not None and report.agreement is not None and report.agreement < least:
-        raise GateError(
-            f"{report.path} is not written: {report.agreement:.4%} of its labels are those of FP32, expected at least "
-            f"{least:.4%}; its steps were learned, so fine-tune longer, or choose --method mse"
-        )
+def _learned_layers_to_keep(
+    known: Calibrated, keep: Sequence[str], min_agreement: float, on_progress: OnProgress | None
+) -> tuple[tuple[str, ...], float]:
+    try:
+        return layers_to_keep(known, LEARNED, keep, min_agreement, on_progress)
+    except GateError as exc:
+        raise GateError(f"{exc}; its steps were learned, so fine-tune longer, or choose --method mse") from exc
 
 
-def _check_method(method: str, min_agreement: float | None) -> None:
+def check_method(method: str, min_agreement: float | None = None) -> None:
+    """Refuse with UsageError a method that there is none of, or what is no share."""
     known = (AUTO, LEARNED, *METHODS)
     if method not in known:
         raise UsageError(f"calibration method '{method}' is unknown; expected one of {', '.join(known)}")
@@ -228,6 +234,9 @@ def _frames_of(known: Calibrated) -> dict[str, Any]:
 def _write(typed: ModelProto, report: TypedReport, source_sha256: str) -> None:
     fields = {name: value for name, value in msgspec.to_builtins(report, enc_hook=str).items() if name != "path"}
     properties = {entry.key: entry.value for entry in typed.metadata_props}
+    if report.precision != "int8":  # an FP32 file made of an INT8 one tells of that one's steps
+        for key in (CALIBRATION_KEY, SCALES_KEY):
+            properties.pop(key, None)
     properties |= {PRECISION_KEY: report.precision, SOURCE_KEY: source_sha256}
     if report.method or report.agreement is not None:
         properties[CALIBRATION_KEY] = msgspec.json.encode(fields).decode()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..pixels import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
@@ -104,6 +104,7 @@ class EngineBuilder:
             on_progress: called while the engine is built.
 
         Raises:
+            UsageError: if the timing cache is no file.
             ModelError: if TensorRT refuses the file, or the types are not those asked for.
             MissingError: if memory or a GPU is missing.
             KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
@@ -152,7 +153,9 @@ class EngineBuilder:
         """A timing cache in the configuration, of the file where it is one of this GPU and TensorRT, else empty."""
         if path is None:
             return None
-        data = path.read_bytes() if path.is_file() else b""
+        if path.exists() and not path.is_file():
+            raise UsageError(f"timing cache {path} is no file; choose another with --timing-cache FILE")
+        data = path.read_bytes() if path.exists() else b""
         cache = config.create_timing_cache(data)
         if data and not config.set_timing_cache(cache, ignore_mismatch=False):
             _log.warning("%s is of another GPU or TensorRT; it is started anew", path)
@@ -187,5 +190,11 @@ class EngineBuilder:
 
 def _write_cache(config: Any, path: Path) -> None:
     cache = config.get_timing_cache()
-    if cache is not None:
+    if cache is None:
+        return
+    try:
         write_atomically(path, bytes(cache.serialize()))
+    except OSError as exc:
+        _log.warning(
+            "timing cache %s cannot be written: %s; the engine is built all the same", path, exc.strerror or exc
+        )

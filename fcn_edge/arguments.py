@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -104,6 +106,35 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a number from 0 to 1")
     return value
+
+
+def agreement(text: str) -> float:
+    """A share of labels; also a little more than all, which nothing reaches, but no percentage."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a share from 0 to 1, such as 0.995")
+    return value
+
+
+def drop(text: str) -> float:
+    """A difference of two shares, from -1 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a number from -1 to 1, such as 0.01")
+    return value
+
+
+def place(text: str) -> Path:
+    """A file or folder; not the empty text, which would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no place; is a variable empty?")
+    return Path(text)
 
 
 def seconds(text: str) -> float:

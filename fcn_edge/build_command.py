@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import batches, level, names, positive, size
+from .arguments import agreement, batches, drop, level, names, place, positive, size
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
     int8: Any = parser.add_argument_group("int8")
     int8.add_argument("--calib", metavar="DIR", help="frames to calibrate with: a folder, a data set's train, a glob")
-    int8.add_argument("--method", default="auto", help="of choosing ranges: auto, minmax, percentile, entropy, mse")
+    int8.add_argument(
+        "--method",
+        default="auto",
+        help="of choosing ranges: auto, learned, minmax, percentile99.99, percentile99.9, entropy, mse",
+    )
     int8.add_argument(
         "--keep", type=names, default=(), metavar="LAYERS", help="stay fp16: names, patterns; auto: until labels agree"
     )
@@ -43,11 +47,11 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     int8.add_argument("--sensitivity", action="store_true", help="only print what each layer costs, with --calib")
 
     gate: Any = parser.add_argument_group("gate: an engine that fails is not kept, exit code 6")
-    gate.add_argument("--gate", type=Path, metavar="DIR", help="data set with masks: compare mIoU with that of fp32")
+    gate.add_argument("--gate", type=place, metavar="DIR", help="data set with masks: compare mIoU with that of fp32")
     gate.add_argument("--gate-split", default="val", metavar="NAME", help="part of it (%(default)s)")
-    gate.add_argument("--max-miou-drop", type=float, metavar="X", help=f"with --gate ({DEFAULT_DROP})")
+    gate.add_argument("--max-miou-drop", type=drop, metavar="X", help=f"with --gate ({DEFAULT_DROP})")
     gate.add_argument("--gate-frames", metavar="GLOB", help="frames without masks: compare labels with those of fp32")
-    gate.add_argument("--min-agreement", type=float, metavar="X", help=f"share of labels ({DEFAULT_AGREEMENT})")
+    gate.add_argument("--min-agreement", type=agreement, metavar="X", help=f"share of labels ({DEFAULT_AGREEMENT})")
 
     engine: Any = parser.add_argument_group("engine")
     engine.add_argument("--no-plugin", action="store_true", help="head of TensorRT's own layers, not the fused one")
@@ -68,32 +72,35 @@ def request_from_arguments(args: argparse.Namespace) -> BuildRequest:
     from .export.frame_files import frame_files
     from .export.gate import GateRequest
     from .export.model_source import Quantisation
+    from .export.quantize import check_method
     from .runtime.sidecar import Options
 
-    if args.gate and args.gate_frames:
+    has_gate, has_gate_frames = args.gate is not None, args.gate_frames is not None
+    if has_gate and has_gate_frames:
         raise UsageError("--gate and --gate-frames were both given; masks tell more: give --gate alone")
-    if args.max_miou_drop is not None and not args.gate:
+    if args.max_miou_drop is not None and not has_gate:
         raise UsageError("--max-miou-drop needs masks: give a data set with --gate DIR")
     auto_keep = AUTO_KEEP in args.keep
-    if args.min_agreement is not None and not (args.gate or args.gate_frames or auto_keep):
+    if args.min_agreement is not None and not (has_gate or has_gate_frames or auto_keep):
         raise UsageError("--min-agreement needs frames to compare on: give --gate-frames GLOB or --gate DIR")
+    check_method(args.method)
     if args.plugin and args.no_plugin:
         raise UsageError("--plugin and --no-plugin contradict; leave one out")
     gate = None
-    if args.gate:
-        drop = DEFAULT_DROP if args.max_miou_drop is None else args.max_miou_drop
-        gate = GateRequest(data=args.gate, split=args.gate_split, max_miou_drop=drop, min_agreement=args.min_agreement)
-    elif args.gate_frames:
-        agreement = DEFAULT_AGREEMENT if args.min_agreement is None else args.min_agreement
-        gate = GateRequest(frames=frame_files(args.gate_frames), min_agreement=agreement)
+    least = DEFAULT_AGREEMENT if args.min_agreement is None else args.min_agreement
+    if has_gate:
+        limit = DEFAULT_DROP if args.max_miou_drop is None else args.max_miou_drop
+        gate = GateRequest(data=args.gate, split=args.gate_split, max_miou_drop=limit, min_agreement=args.min_agreement)
+    elif has_gate_frames:
+        gate = GateRequest(frames=frame_files(args.gate_frames), min_agreement=least)
     return BuildRequest(
         precisions=args.precision,
         size_hw=args.size,
         quantisation=Quantisation(
-            frames=frame_files(args.calib) if args.calib else (),
+            frames=frame_files(args.calib) if args.calib is not None else (),
             method=args.method,
             keep=tuple(name for name in args.keep if name != AUTO_KEEP),
-            min_agreement=(args.min_agreement or DEFAULT_AGREEMENT) if auto_keep else None,
+            min_agreement=least if auto_keep else None,
             max_frames=args.max_frames,
         ),
         gate=gate,

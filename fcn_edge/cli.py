@@ -255,9 +255,12 @@ def _build(args: argparse.Namespace) -> None:
     request = request_from_arguments(args)
     if args.sensitivity:
         with progress_on_stderr() as show:
-            tables = [sensitivity_table(*rows) for rows in sensitivity(args.models, request, show)]
-        for table in tables:
-            _print_table(table)
+            found = sensitivity(args.models, request, show)
+        if args.json:
+            _print_json({"models": [{"model": model, "layers": rows} for model, rows in found]})
+        else:
+            for model, rows in found:
+                _print_table(sensitivity_table(model, rows))
         return
     with progress_on_stderr() as show:
         results = build(args.models, args.out, request, show, lambda note: print(f"fcn-edge: {note}", file=sys.stderr))

@@ -120,7 +120,7 @@ void skip_head_cpu(const SkipHeadShape& shape, const float* const* scores, const
     // Pieces of work are ranges of cells. Each recomputes the few coarse rows it shares with its neighbours, so no
     // thread waits for another; more pieces than threads even out a core that is busy with something else.
     const int cells = tap_near(shape.out_h - 1, shape.stride) + 1;
-    const int pieces = threads == 1 ? 1 : std::min(cells, 2 * threads);
+    const int pieces = threads == 1 ? 1 : std::min(cells, 2 * std::min(threads, cells));
     const int total = pieces * shape.batch;
     std::vector<Floats> scratch;
     const int workers = std::min(threads, total);

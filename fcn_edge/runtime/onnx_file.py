@@ -102,6 +102,21 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
+def require_valid(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a model that is no valid ONNX, such as one of which a byte was changed.
+
+    Raises:
+        ModelError: with what is wrong in it.
+    """
+    from onnx import checker, shape_inference
+
+    try:
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError, UnicodeDecodeError) as exc:
+        reason = str(exc).strip().splitlines()[0]
+        raise ModelError(f"{path} is damaged: {reason}; export or copy it again") from exc
+
+
 def _contract(model: onnx.ModelProto, path: Path) -> Contract:
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     if text is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 
@@ -80,11 +81,11 @@ class Gate:
     Attributes:
         ran: ``tensorrt`` or ``openvino``: the latter ran the typed ONNX on the CPU, because no GPU was there.
         frames: number of frames compared.
-        frames_sha256: sha256 over the frames' files in order.
+        frames_sha256: sha256 over the frames' files in order and, where there are masks, over what these mean.
         agreement: share of the pixels with equal labels.
         agreement_inside: the same without pixels within two pixels of a border between classes (of FP32); None if
             there are no others.
-        miou: mean IoU; None without masks.
+        miou: mean IoU of the classes that the masks show; None without masks.
         miou_fp32: mean IoU of FP32 on the same frames; None without masks.
         max_miou_drop: the limit asked for, if any.
         min_agreement: the limit asked for, if any.
@@ -251,6 +252,6 @@ def rebuild(engine: Path, sidecar: Sidecar) -> str:
     """The command that builds an engine again on this machine."""
     head = "" if sidecar.plugin else " --no-plugin"
     return (
-        f"build it here with: fcn-edge build {engine.parent / sidecar.onnx} -o {engine.parent} "
+        f"build it here with: fcn-edge build {quote(str(engine.parent / sidecar.onnx))} -o {quote(str(engine.parent))} "
         f"--precision {sidecar.precision.asked}{head}"
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,15 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import TensorProto
 
+from fcn_edge import street
 from fcn_edge.cli import main
 from fcn_edge.errors import GateError, ModelError, UsageError
 from fcn_edge.export.build import build, sensitivity
 from fcn_edge.export.build_request import BuildRequest
+from fcn_edge.export.facts import facts_from_file
 from fcn_edge.export.gate import GateRequest
 from fcn_edge.export.model_source import Quantisation, calibration_in
-from fcn_edge.export.quantize import CALIBRATION_KEY
+from fcn_edge.export.quantize import CALIBRATION_KEY, SCALES_KEY
 from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
@@ -213,6 +218,14 @@ def test_sensitivity_has_a_row_for_each_layer_that_is_not_kept(model: Path, trai
         "--opt-level 6",
         "--workspace 0",
         "--sensitivity",
+        "--gate-frames=",
+        "--calib=",
+        "--gate=",
+        "--calib {tmp}/**.png",
+        "--gate-frames {tmp} --min-agreement 99.5",
+        "--gate-frames {tmp} --min-agreement nan",
+        "--gate {tmp} --max-miou-drop nan",
+        "--method nonsense",
     ],
 )
 def test_arguments_that_contradict_are_usage_errors(line: str, model: Path, tmp_path: Path, capsys: Any) -> None:
@@ -224,3 +237,91 @@ def test_arguments_that_contradict_are_usage_errors(line: str, model: Path, tmp_
     assert code == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_in_two_precisions_may_not_write_the_same_file_twice(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    other = tmp_path / "sub" / model.name
+    build([model], tmp_path / "half", BuildRequest(precisions=("fp16",)))
+    shutil.copy(tmp_path / "half" / "street-fp16-64x96.onnx", other)
+    with pytest.raises(UsageError, match="same name"):
+        build([model, other], tmp_path / "out", BuildRequest(precisions=("fp16",)))
+
+
+def test_a_failed_gate_is_told_also_where_another_error_ends_the_build(
+    model: Path, trained: Path, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "out", []
+    out.mkdir()
+    shutil.copy(model, out / "street-fp32-64x96.onnx")
+    gate = GateRequest(data=trained / "data", max_miou_drop=-1)
+    with pytest.raises(UsageError, match="no build wrote it"):
+        build([model], out, BuildRequest(precisions=("fp16", "fp32"), gate=gate), on_note=notes.append)
+    assert any("street-fp16-64x96.onnx fails its gate and is not kept" in note for note in notes)
+
+
+def test_notes_in_the_place_of_a_model_are_not_replaced(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "street-fp32-64x96.onnx"
+    target.parent.mkdir()
+    target.write_text("my notes")
+    with pytest.raises(UsageError, match="no build wrote it, or it is damaged"):
+        build([model], target.parent, BuildRequest())
+    assert target.read_text() == "my notes"
+
+
+def test_a_method_measures_an_int8_file_anew(trained: Path, tmp_path: Path) -> None:
+    frames = tuple(sorted((trained / "data" / "images" / "train").iterdir())) * 2
+    (learned,) = build(["camvid-n"], tmp_path / "as_it_is", BuildRequest())
+    how = Quantisation(frames=frames, method="minmax")
+    (measured,) = build(["camvid-n"], tmp_path / "anew", BuildRequest(quantisation=how))
+    methods = [calibration_in(Path(result.onnx)).method for result in (learned, measured)]
+    assert methods == ["learned", "minmax"]
+
+
+def test_layers_are_kept_out_of_a_file_with_learned_steps(trained: Path, tmp_path: Path) -> None:
+    frames = tuple(sorted((trained / "data" / "images" / "train").iterdir())) * 2
+    asked = Quantisation(frames=frames, keep=("backbone.bottom_up.*", "backbone.coarsest.0"))
+    (before,) = build(["camvid-n"], tmp_path / "before", BuildRequest(quantisation=asked))
+    report = json.loads(metadata_of(before.onnx)[CALIBRATION_KEY])
+    wanted = min(1.0, report["agreement"] + 1e-6)
+    more = replace(asked, min_agreement=wanted)
+    (after,) = build(["camvid-n"], tmp_path / "after", BuildRequest(quantisation=more))
+    again = json.loads(metadata_of(after.onnx)[CALIBRATION_KEY])
+    assert again["agreement"] >= wanted
+    assert set(report["kept"]) < set(again["kept"])
+
+
+def test_what_is_not_int8_says_nothing_of_a_calibration(tmp_path: Path) -> None:
+    (result,) = build(["camvid-n"], tmp_path, BuildRequest(precisions=("fp16",)))
+    assert not {CALIBRATION_KEY, SCALES_KEY} & set(metadata_of(result.onnx))
+
+
+def metadata_of(path: str) -> dict[str, str]:
+    return {entry.key: entry.value for entry in load_onnx(Path(path)).metadata_props}
+
+
+def test_a_model_of_which_a_byte_was_changed_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    data = model.read_bytes()
+    assert data.count(b"Relu") > 1
+    model.write_bytes(data.replace(b"Relu", b"R#lu", 1))
+    half = BuildRequest(precisions=("fp16",))
+    for call in (lambda: build([model], tmp_path / "out", half), lambda: facts_from_file(model)):
+        with pytest.raises(ModelError, match=r"is damaged: .*R#lu"):
+            call()
+
+
+def test_a_name_that_is_no_text_is_refused(model: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.onnx"))
+    shutil.copy(model, odd)
+    with pytest.raises(UsageError, match="no name in UTF-8"):
+        build([odd], tmp_path / "out", BuildRequest())
+
+
+def test_sensitivity_as_json(model: Path, tmp_path: Path, capsys: Any) -> None:
+    calib, keep = tmp_path / "frames", "backbone.s[0-9]*"
+    street.write_dataset(calib, train=8, val=0, size_hw=(64, 96))
+    line = ["build", str(model), "-o", "unused", "--sensitivity", "--calib", str(calib), "--method", "minmax"]
+    assert main([*line, "--keep", keep, "--json"]) == 0
+    ((one,),) = json.loads(capsys.readouterr().out).values()
+    assert one["model"] == str(model)
+    assert [row["layer"] for row in one["layers"]] == ["backbone.stem.1.0"]

@@ -102,5 +102,7 @@ def test_state_of_an_engine(engine: Path) -> None:
     assert engine_state(engine, **now) == (None, "it was changed since")
     sidecar_path(engine).write_text("{")
     assert engine_state(engine, **now) == (None, "its sidecar is missing or damaged")
+    sidecar_path(engine).unlink()
+    assert engine_state(engine, **now) == (None, "foreign"), "no build leaves an engine without its sidecar"
     engine.unlink()
     assert engine_state(engine, **now) == (None, "absent")

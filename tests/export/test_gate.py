@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,32 @@ def test_shares_and_miou_of_a_known_mistake(data: Path, contract: Contract) -> N
     same = compare(Painted(contract, wrong), Painted(contract, wrong), frames, "openvino")
     assert (same.agreement, same.agreement_inside, same.miou) == (1.0, 1.0, gate.miou)
     require_gate(same, "x-fp16.onnx")
+
+
+def test_a_class_that_no_mask_shows_decides_nothing(data: Path, contract: Contract) -> None:
+    """One stray pixel of it would count as a class of IoU 0, in one of the two means only."""
+    truth = np.zeros((64, 96), np.uint8)
+    truth[:, 48:] = 1
+    for mask in (data / "masks" / "val").iterdir():
+        write_png(mask, truth)
+    stray, bad = truth.copy(), truth.copy()
+    stray[0, 0] = 5
+    bad[:, 36:48] = 1
+    frames = open_gate(GateRequest(data=data, max_miou_drop=0.01), contract)
+    for reference, candidate, passes in ((truth, stray, True), (stray, bad, False), (truth, bad, False)):
+        gate = compare(Painted(contract, reference), Painted(contract, candidate), frames, "openvino")
+        assert (gate.miou_fp32 - gate.miou <= 0.01) == passes
+
+
+def test_what_masks_mean_is_part_of_the_frames(data: Path, contract: Contract) -> None:
+    request = GateRequest(data=data)
+    before = open_gate(request, contract).sha256
+    assert open_gate(request, contract).sha256 == before
+    classes = json.loads((data / "classes.json").read_text())
+    names = classes["names"]
+    names[0], names[1] = names[1], names[0]
+    (data / "classes.json").write_text(json.dumps(classes))
+    assert open_gate(request, replace(contract, class_names=tuple(names))).sha256 != before
 
 
 GOOD = Gate(ran="openvino", frames=3, frames_sha256="", agreement=0.99, agreement_inside=0.999, miou=0.5, miou_fp32=0.6)

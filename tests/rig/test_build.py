@@ -24,7 +24,7 @@ from fcn_edge.runtime.tensorrt_library import find_plugin
 pytest.importorskip("openvino")
 
 HERE = Path(__file__).parent
-ENVIRONMENT, MODEL, GATE, INTERRUPTED = 3, 4, 6, 130
+USAGE, ENVIRONMENT, MODEL, GATE, INTERRUPTED = 2, 3, 4, 6, 130
 Run = Callable[..., list[dict[str, Any]]]
 
 
@@ -182,6 +182,25 @@ def test_several_frames_and_a_timing_cache(run: Run, trained: Path, tmp_path: Pa
     assert result["code"] == 0, result["err"]
     assert read_sidecar(engines_in(out)["fp32"]).options.batch == (1, 2, 4)
     assert cache.read_bytes() != b"no cache at all"
+
+
+def test_a_timing_cache_costs_no_engine_and_strangers_stay(run: Run, trained: Path, tmp_path: Path):
+    out, folder = tmp_path / "engines", tmp_path / "folder"
+    folder.mkdir()
+    line = f"build {trained}/model.onnx -o {out} --no-plugin"
+    refused, warned = run(f"{line} --timing-cache {folder}", f"{line} --timing-cache /proc/nothing/cache")
+    assert refused["code"] == USAGE
+    assert f"timing cache {folder} is no file" in refused["err"]
+    assert warned["code"] == 0, warned["err"]
+    (engine,) = engines_in(out).values()
+    sidecar_path(engine).unlink()
+    before = contents(out)
+    stranger, forced = run(line, f"{line} --force")
+    assert stranger["code"] == USAGE
+    assert "no build wrote it" in stranger["err"]
+    assert forced["code"] == 0, forced["err"]
+    assert contents(out)[engine.name] != before[engine.name]
+    assert read_sidecar(engine).plugin is None
 
 
 @pytest.fixture
