@@ -19,6 +19,7 @@ from . import __version__
 from .arguments import CommandParser, add_options, names, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
+from .extras import needs
 from .shipped import model_file
 from .stream_command import add_stream_arguments, stream_from_arguments
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
@@ -116,7 +117,8 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from .demo import run_demo
+    with needs("cpu,train", "demo"):
+        from .demo import run_demo
 
     with training_progress() as show:
         report = run_demo(
@@ -154,7 +156,8 @@ def _train(args: argparse.Namespace) -> None:
     options = (*TrainConfig.__struct_fields__, *(f"augment.{name}" for name in AugmentConfig.__struct_fields__))
     overrides = {name: value for name, value in vars(args).items() if name in options}
     config = config_from_toml(args.config, overrides)
-    from .training.loop import train
+    with needs("train", "train"):
+        from .training.loop import train
 
     with training_progress() as show:
         result = train(config, show, resume=args.resume, force=args.force)
@@ -223,7 +226,9 @@ def _add_export(commands: Any) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from .benchmarks.report import progress_on_stderr
-    from .export.typed_file import typed_from_checkpoint
+
+    with needs("train", "export"):
+        from .export.typed_file import typed_from_checkpoint
 
     with progress_on_stderr() as show:
         print(
@@ -250,7 +255,9 @@ def _add_build(commands: Any) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from .benchmarks.report import progress_on_stderr
-    from .export.build import build, sensitivity
+
+    with needs("cpu", "build"):
+        from .export.build import build, sensitivity
 
     request = request_from_arguments(args)
     if args.sensitivity:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fcn_edge.extras import needs
+
 RESOLVES = """
 import importlib.util, json
 names = ["fcn_edge", "fcn_edge.export", "fcn_edge.benchmarks", "fcn_edge._native", "export", "benchmarks", "tests",
@@ -90,6 +92,42 @@ def test_a_device_without_torch_evaluates_measures_and_streams(
     )  # fmt: skip
     assert result.returncode == 3
     assert "fcn-edge[train]" in result.stderr
+
+
+TRAINS = ("torch",)
+RUNS = ("onnx", "onnxruntime", "openvino", "cv2", "matplotlib", "starlette", *TRAINS)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "line", "package", "extra"),
+    [
+        (TRAINS, "train --data {0}/none --out {0}/out", "torch", "train"),
+        (TRAINS, "export {0}/none.pt -o {0}/out.onnx", "torch", "train"),
+        (TRAINS, "demo --out {0}/out", "torch", "cpu,train"),
+        (RUNS, "build camvid-n -o {0}/out", "onnx", "cpu"),
+    ],
+)
+def test_what_a_command_lacks_is_one_sentence(
+    blocked: tuple[str, ...], line: str, package: str, extra: str, tmp_path: Path
+) -> None:
+    code = f"""
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+from fcn_edge.cli import main
+sys.exit(main({line.format(tmp_path).split()!r}))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 3, result.stderr
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith(f"fcn-edge: {line.split()[0]} needs {package}, which cannot be imported (")
+    assert sentence.endswith(f"install it with: pip install 'fcn-edge[{extra}]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_import_that_fails_in_our_own_modules_is_no_gap_of_the_machine() -> None:
+    with pytest.raises(ImportError, match="nonsense"), needs("train", "train"):
+        import fcn_edge.nonsense  # noqa: F401
 
 
 @pytest.mark.parametrize("command", ["", "train", "eval", "export", "stream", "bench", "inspect", "demo", "doctor"])
