@@ -43,7 +43,7 @@ def bench_models(
     Args:
         models: ``.pt`` or ``.onnx`` files, or names of models that ship with the package.
         open_data: gives the data set, opened with an engine's choice of classes; None: latency on synthetic frames
-            of each model's own size, and no accuracy.
+            of the first model's input size for all of them, which the others resize, and no accuracy.
         split: the split of the data set.
         duration_s: seconds for which each model is timed.
         threads: how many threads the CPU may use; None: one for each physical core.
@@ -71,7 +71,7 @@ def bench_models(
                 check_classes(engine, dataset, str(model))  # all of them before the first has cost minutes
         candidates = []
         for number, (model, engine, dataset) in enumerate(zip(models, engines, datasets, strict=True), 1):
-            frames, origin = _frames(engine, dataset, split)
+            frames, origin = _frames(dataset, split, engines[0].contract.size_hw)
             params, gmacs = facts_of(model)
             frame_hw = (frames[0].shape[0], frames[0].shape[1])
             rss_mib, gpu_mib = memory_alone(
@@ -104,15 +104,14 @@ def _accuracy(
     return {**part_of(dataset, split), **{key: found[key] for key in ("images", "miou", "pixel_accuracy")}}
 
 
-def _frames(engine: Engine, dataset: Dataset | None, split: str) -> tuple[list[Image], str]:
-    """Frames to time with, uint8 ``[height, width, 3]`` BGR each, and where they are from."""
+def _frames(dataset: Dataset | None, split: str, size_hw: tuple[int, int]) -> tuple[list[Image], str]:
+    """Frames to time with, uint8 ``[height, width, 3]`` BGR each, drawn ones ``size_hw``, and where they are from."""
     if dataset:
         samples = dataset.samples(split)
         chosen = samples[:: max(len(samples) // FRAMES, 1)][:FRAMES]
         return [
             read_sample(dataset, sample)[0] for sample in chosen
         ], f"{dataset.root.name} {part_name(part_of(dataset, split))}"
-    size_hw = engine.contract.size_hw
     try:
         from ..street import draw_street
 

@@ -62,7 +62,9 @@ def check_folder(folder: Path, force: bool = False) -> None:
 
 def bench_table(payload: dict[str, Any]) -> Table:
     """The results for a terminal of 80 columns; the report has more of them."""
-    table = Table(title="frame in host memory to labels in host memory", padding=0)
+    sizes = {_size(result.get("frame_hw")) for result in payload["results"]}
+    frame = f"frame of {sizes.pop()}" if len(sizes) == 1 and "" not in sizes else "frame"
+    table = Table(title=f"{frame} in host memory to labels in host memory", padding=0)
     header, rows = _result_rows(payload["results"])
     shown = [index for index, name in enumerate(header) if name in _TERMINAL]
     for index in shown:
@@ -112,7 +114,8 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
     ]
     parts = [
         "# Benchmark",
-        "Latency is one frame in host memory to its labels in host memory, frames one after the other. Models were "
+        "Latency is one frame in host memory to its labels in host memory, frames one after the other; a frame of "
+        "another size than a model's input is resized, which counts. Models were "
         "timed in turn, in rounds; *speed* compares each round with the first model's and gives the median and the "
         "range of the middle half.",
         "## Results",
@@ -192,7 +195,20 @@ def _plot_from_bench(payload: dict[str, Any], path: Path) -> bool:
 
 def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the main table; columns that no model fills are left out."""
-    header = ["model", "backend", "precision", "input", "params M", "GMACs", "p50 ms", "p90", "p99", "max", "fps"]
+    header = [
+        "model",
+        "backend",
+        "precision",
+        "input",
+        "frame",
+        "params M",
+        "GMACs",
+        "p50 ms",
+        "p90",
+        "p99",
+        "max",
+        "fps",
+    ]
     header += ["speed", "RSS MiB", "GPU MiB", "mIoU"]
     rows = []
     for name, result in zip(short_names(results), results, strict=True):
@@ -203,7 +219,8 @@ def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[lis
                 name,
                 result["backend"],
                 result["precision"],
-                "x".join(map(str, result["size_hw"])),
+                _size(result["size_hw"]),
+                _size(result.get("frame_hw")),
                 _number(result["params"] and result["params"] / 1e6, 2),
                 _number(result["gmacs"], 2),
                 *(_number(latency[key], 2) for key in ("p50", "p90", "p99", "max")),
@@ -230,6 +247,10 @@ def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
         elif value is not None and value != []:
             rows.append([f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return rows
+
+
+def _size(size_hw: Sequence[int] | None) -> str:
+    return "x".join(map(str, size_hw or ()))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -82,6 +82,13 @@ def test_without_data_frames_are_synthetic_and_there_is_no_accuracy(small_onnx):
     assert result["threads"] == 1
 
 
+def test_models_side_by_side_see_the_same_drawn_frames(small_onnx):
+    """Each at its own size would charge nobody for resizing, and show each another picture."""
+    results = bench_models([small_onnx, "camvid-s"], duration_s=0.05, threads=1)["results"]
+    assert [result["frame_hw"] for result in results] == [[32, 48], [32, 48]]
+    assert [result["size_hw"] for result in results] == [[32, 48], [432, 576]]
+
+
 def test_data_of_other_classes_are_refused_before_anything_is_timed(small_onnx, drawn_root):
     two = open_dataset(drawn_root, ("road", "car"))
     with pytest.raises(ModelError, match=r"small\.onnx has 4 classes"):

@@ -94,6 +94,19 @@ def test_tables_hold_the_figures(payload):
     assert facts == {"cpu": "Some CPU", "cores": "2", "packages.numpy": "2.4.6", "gpus.0.name": "G"}
 
 
+def test_the_size_of_the_frames_is_told(payload):
+    def title():
+        return report.bench_table(payload).title
+
+    assert title() == "frame in host memory to labels in host memory"  # a record of before does not say
+    for result in payload["results"]:
+        result["frame_hw"] = [480, 640]
+    assert [row["frame"] for row in rows_of(report.markdown_from_bench(payload), "Results")] == ["480x640", "480x640"]
+    assert title() == "frame of 480x640 in host memory to labels in host memory"
+    payload["results"][0]["frame_hw"] = [360, 480]
+    assert title() == "frame in host memory to labels in host memory"
+
+
 def test_a_bar_in_a_name_does_not_break_the_table(payload):
     payload["results"][0]["model"] = "a|b.onnx"
     assert "a\\|b.onnx" in report.markdown_from_bench(payload)
