@@ -59,6 +59,11 @@ class Trained:
         found: dict[str, Any] = self.facts["training"]["config"]
         return found
 
+    @property
+    def start_sha256(self) -> str:
+        """Of the file that its training started from; empty if it does not say."""
+        return str(self.facts["training"]["provenance"].get("init_sha256", ""))
+
     def entry(self) -> dict[str, Any]:
         """What a record says of it."""
         training = self.facts["training"]
@@ -131,10 +136,10 @@ def _path_and_size(path: Path) -> tuple[Path, str]:
 
 
 def paired(checkpoints: Sequence[Trained], qat: Sequence[Trained]) -> list[tuple[Trained, Trained | None]]:
-    """Each checkpoint with the one fine-tuned from it, or None: of each model, the first with the first, and so on.
+    """Each checkpoint with the one fine-tuned from it, or None: which that is says its provenance, in any order.
 
     Raises:
-        UsageError: if a model has two checkpoints of a seed at one size, or more fine-tuned ones than others.
+        UsageError: if a model has two checkpoints of a seed at one size, or one was fine-tuned from none of them.
     """
     seen: dict[tuple[str, int, tuple[int, int]], Path] = {}
     for trained in checkpoints:
@@ -148,14 +153,15 @@ def paired(checkpoints: Sequence[Trained], qat: Sequence[Trained]) -> list[tuple
     left = list(qat)
     pairs: list[tuple[Trained, Trained | None]] = []
     for trained in checkpoints:
-        tuned = next((one for one in left if one.model == trained.model), None)
+        tuned = next((one for one in left if one.start_sha256 == trained.facts["sha256"]), None)
         pairs.append((trained, tuned))
         if tuned:
             left.remove(tuned)
     if left:
         raise UsageError(
-            f"{left[0].path} ({left[0].model}) has no checkpoint to be compared with; give the one that it was "
-            "fine-tuned from as well"
+            f"{left[0].path} ({left[0].model}) has no checkpoint to be compared with: it started from sha256 "
+            f"{left[0].start_sha256[:12] or '(it does not say)'}, which none has that is left; give the one that it "
+            "was fine-tuned from as well"
         )
     return pairs
 
@@ -317,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="DIR", help="images and masks")
     parser.add_argument("--holdout", default="", metavar="SEQUENCE", help="sequence of train that judges")
     parser.add_argument(
-        "--qat", nargs="+", type=Path, default=[], metavar="CKPT", help="fine-tuned with --qat, in the order of CKPT"
+        "--qat", nargs="+", type=Path, default=[], metavar="CKPT", help="fine-tuned with --qat from some of CKPT"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (one for each physical core)")
     parser.add_argument("-o", dest="record", type=Path, metavar="FILE.json", help="write a record with machine facts")

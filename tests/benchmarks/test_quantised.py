@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def write_checkpoint(lively_model, tmp_path_factory):
     """Writes checkpoints with given options of training; the weights differ from seed to seed."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
-    def write(name: str, seed: int = 0, **options) -> Path:
+    def write(name: str, seed: int = 0, start: Path | None = None, **options) -> Path:
         model = lively_model("fcn8s-edge-n", len(street.CLASS_NAMES))
         with torch.no_grad():
             model.score_convs[0].bias[0].add_(float(seed))
@@ -47,7 +48,9 @@ def write_checkpoint(lively_model, tmp_path_factory):
             model = quantised_model(model)
             measure_steps(model, [torch.from_numpy(street.draw_street(0, 5.0, SIZE_HW)[0]).permute(2, 0, 1)[None]])
         state = model.state_dict()
-        save_checkpoint(folder / name, Checkpoint(contract, config, model=state, ema=state, epoch=7, seconds=90.0))
+        provenance = {"init_sha256": hashlib.sha256(start.read_bytes()).hexdigest()} if start else {}
+        checkpoint = Checkpoint(contract, config, model=state, ema=state, epoch=7, seconds=90.0, provenance=provenance)
+        save_checkpoint(folder / name, checkpoint)
         return folder / name
 
     return write
@@ -104,7 +107,8 @@ def test_the_table_is_printed_again_from_the_record(measured, tmp_path, capsys):
 
 
 def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpoint, measured):
-    float_one, tuned = write_checkpoint("float.pt"), write_checkpoint("tuned.pt", 4, qat=True, init="float.pt")
+    float_one = write_checkpoint("float.pt")
+    tuned = write_checkpoint("tuned.pt", 4, float_one, qat=True, init="float.pt")
     payload = quantised.bench_quantised([float_one], [tuned], data, HOLDOUT, 1, lambda *step: None)
     (run,), before = payload["runs"], json.loads(measured.read_bytes())["runs"][0]
     assert (run["fp32"], run["int8_ptq"]) == (before["fp32"], before["int8_ptq"])  # the same weights
@@ -117,7 +121,8 @@ def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpo
 
 
 def test_a_checkpoint_is_exported_and_judged_at_the_size_behind_it(data, write_checkpoint, measured):
-    plain, tuned = write_checkpoint("plain.pt"), write_checkpoint("tuned.pt", 4, qat=True, init="plain.pt")
+    plain = write_checkpoint("plain.pt")
+    tuned = write_checkpoint("tuned.pt", 4, plain, qat=True, init="plain.pt")
     larger = [Path(f"{path}@96x128") for path in (plain, tuned)]
     payload = quantised.bench_quantised([plain, larger[0]], [tuned], data, HOLDOUT, 1, lambda *step: None)
     own, other = payload["runs"]
@@ -189,15 +194,38 @@ def test_a_checkpoint_that_has_seen_the_sequence_is_refused(write_checkpoint, da
 
 
 def test_each_seed_counts_once_and_none_is_left_over(write_checkpoint):
+    first = write_checkpoint("a.pt", 0)
     one, same, other = (
-        quantised.open_trained(write_checkpoint(name, seed), HOLDOUT)
-        for name, seed in (("a.pt", 0), ("b.pt", 0), ("c.pt", 1))
+        quantised.open_trained(path, HOLDOUT)
+        for path in (first, write_checkpoint("b.pt", 0, first), write_checkpoint("c.pt", 1))
     )
     assert quantised.paired([one, other], [same]) == [(one, same), (other, None)]
     with pytest.raises(UsageError, match="give one of them"):
         quantised.paired([one, same], [])
     with pytest.raises(UsageError, match="has no checkpoint to be compared with"):
         quantised.paired([one], [same, other])
+
+
+def test_what_was_fine_tuned_is_compared_with_what_it_came_from_in_any_order(write_checkpoint):
+    """By order, the one that was tuned from the second seed would be compared with the first."""
+    paths = [write_checkpoint(f"seed{seed}.pt", seed) for seed in range(3)]
+    seeds = [quantised.open_trained(path, HOLDOUT) for path in paths]
+    tuned = {
+        seed: quantised.open_trained(
+            write_checkpoint(f"qat{seed}.pt", seed, paths[seed], qat=True, init="x.pt"), HOLDOUT, qat=True
+        )
+        for seed in (2, 1)
+    }
+    assert quantised.paired(seeds, list(tuned.values())) == [
+        (seeds[0], None),
+        (seeds[1], tuned[1]),
+        (seeds[2], tuned[2]),
+    ]
+    with pytest.raises(UsageError, match=rf"qat2\.pt .* started from sha256 {tuned[2].start_sha256[:12]}, which none"):
+        quantised.paired(seeds[:2], list(tuned.values()))
+    silent = quantised.open_trained(write_checkpoint("silent.pt", qat=True, init="x.pt"), HOLDOUT, qat=True)
+    with pytest.raises(UsageError, match="it does not say"):
+        quantised.paired(seeds, [silent])
 
 
 @pytest.mark.parametrize(
