@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MissingError, ModelError
+from ..errors import MissingError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
 from ..runtime.engine import Engine, open_engine
-from ..shipped import model_file
+from ..shipped import model_file, shipped_models
 
 Reference = Callable[[Image], Labels]
 """Labels uint8 ``[height, width]`` of a frame uint8 ``[height, width, 3]``, by an independent implementation."""
@@ -32,9 +32,15 @@ def open_any_engine(
         ModelError: if the file is missing, damaged or not a model of this project.
         MissingError: if the backend that it needs is not installed.
     """
-    if not _is_checkpoint(model):
-        return open_engine(model, threads=threads, precision_hint=precision_hint)
     path = Path(model)
+    if not _is_checkpoint(model):
+        ships = shipped_models()
+        if str(model) not in ships and not str(model).startswith("echo://") and path.suffix not in (".onnx", ".engine"):
+            raise UsageError(
+                f"model '{model}' is unknown; expected a file that ends in .pt, .onnx or .engine, or a model that "
+                f"ships with this release ({', '.join(ships)})"
+            )
+        return open_engine(model, threads=threads, precision_hint=precision_hint)
     if not path.is_file():
         raise ModelError(f"model file {model} does not exist; write one with: fcn-edge train --data DIR")
     _require_torch(path)

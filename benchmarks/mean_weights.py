@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="MEAN.pt", help="checkpoint to write")
     args = parser.parse_args(arguments)
     try:
+        if args.output.exists():
+            raise UsageError(f"{args.output} is there already and is not replaced; choose another name with -o")
         save_checkpoint(args.output, mean_of_checkpoints(args.checkpoints))
     except FcnEdgeError as exc:
         return told(exc)

@@ -12,12 +12,25 @@ import pytest
 from fcn_edge import street
 from fcn_edge.benchmarks.accuracy import evaluate
 from fcn_edge.dataset import CAMVID, open_dataset
+from fcn_edge.export.facts import facts_from_file
 from fcn_edge.pixels import fit_image, read_image
 from fcn_edge.runtime import open_engine
 from fcn_edge.runtime.engine_openvino_int8 import overflows
 from fcn_edge.shipped import shipped_models
 
 RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
+
+
+def test_cards_say_what_the_record_of_their_twins_says() -> None:
+    runs = json.loads((RECORDS / "quantised.json").read_bytes())["runs"]
+    for path in shipped_models().values():
+        contract = facts_from_file(path)["contract"]
+        (run,) = [
+            run for run in runs if (run["model"], run["size_hw"]) == (contract["model"], list(contract["size_hw"]))
+        ]
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert f"in INT8 ({run['fp32']['miou']:.3f}\nmIoU in FP32)" in card
+        assert f"**{run['int8_qat']['miou']:.3f}**" in card
 
 
 def test_names_and_cards() -> None:

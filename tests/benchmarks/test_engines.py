@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcn_edge.benchmarks.engines import facts_of, open_any_engine, open_reference
-from fcn_edge.errors import MissingError, ModelError
+from fcn_edge.errors import MissingError, ModelError, UsageError
 
 
 def test_the_reference_gives_the_labels_of_the_engine_at_any_size(small_onnx):
@@ -48,3 +48,12 @@ def test_a_checkpoint_without_torch_says_what_to_install(small_checkpoint, monke
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingError, match=r"fcn-edge\[train\]"):
         open_any_engine(small_checkpoint)
+
+
+def test_an_unknown_model_is_told_all_that_is_taken():
+    with pytest.raises(
+        UsageError, match=r"'nope' is unknown; expected a file that ends in \.pt, \.onnx or \.engine, or a"
+    ):
+        open_any_engine("nope")
+    with pytest.raises(UsageError, match="camvid-n, camvid-s"):
+        open_any_engine("nope.pth")

@@ -90,3 +90,11 @@ def test_what_has_no_mean_is_refused(first, tmp_path, lively_model, contract_of,
     assert mean_weights.main([str(tuned), str(first), "-o", str(tmp_path / "none.pt")]) == UsageError.exit_code
     assert "quantisation-aware" in capsys.readouterr().err
     assert not (tmp_path / "none.pt").exists()
+
+
+def test_no_file_is_replaced_least_of_all_one_that_went_in(first, capsys) -> None:
+    other = changed(first, "other.pt", config=TrainConfig(seed=1))
+    before = other.read_bytes()
+    assert mean_weights.main([str(first), str(other), "-o", str(other)]) == UsageError.exit_code
+    assert "is not replaced; choose another name" in " ".join(capsys.readouterr().err.split())
+    assert other.read_bytes() == before

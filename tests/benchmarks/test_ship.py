@@ -144,7 +144,7 @@ def test_learned_ranges_ship_with_what_was_trained_before_them(checkout) -> None
         "100 epochs (500 steps of 12 crops of 64x64), seed 0,",
         "learned in 2 epochs (10 steps)",
         "**0.444**",
-        "0.446\nmIoU in FP32",
+        "0.433\nmIoU in FP32",  # of the network in floating point, as docs and records say it
     ):
         assert words in card
 
