@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,30 @@ def test_a_wheel_is_clean_and_has_no_torch(device_python: Path) -> None:
 
 def test_a_wheel_is_typed_and_holds_no_sources(device_python: Path) -> None:
     assert run(device_python, FILES) == "True []"
+
+
+def test_a_source_archive_holds_what_builds_and_nothing_of_a_used_checkout(tmp_path: Path) -> None:
+    root, copy = Path(__file__).parents[1], tmp_path / "copy"
+    for name in (".gitignore", "pyproject.toml", "README.md", "LICENSE", "Makefile", "fcn_edge/__init__.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, copy / name)
+    for name in ("fcn_edge/__pycache__/x.pyc", "export/x.py", "benchmarks/x.json", "cpp_plugins/x.cpp", "tests/x.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).touch()
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(copy)]
+    subprocess.run(command, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    built = {
+        "pyproject.toml",
+        "LICENSE",
+        "fcn_edge/__init__.py",
+        "export/x.py",
+        "benchmarks/x.json",
+        "cpp_plugins/x.cpp",
+    }
+    assert names == built | {".gitignore", "README.md", "PKG-INFO"}
 
 
 def test_a_jetson_keeps_its_own_opencv_and_the_numpy_that_it_was_compiled_for(device_python: Path) -> None:
