@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -41,22 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int | None] = args.command
     try:
         code = command(args) or 0
-        sys.stdout.flush()  # so that what cannot be written is told here
+        if sys.stdout is not None:  # it is where it was closed (>&-)
+            sys.stdout.flush()  # so that what cannot be written is told here
         return code
     except FcnEdgeError as exc:
-        print(f"fcn-edge: {exc}", file=sys.stderr)
+        _note(f"fcn-edge: {exc}")
         return exc.exit_code
     except KeyboardInterrupt:
-        print("fcn-edge: stopped", file=sys.stderr)
+        _note("fcn-edge: stopped")
         return INTERRUPTED
     except BrokenPipeError:  # who reads the output, such as head, has seen enough; nothing is left to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
+        _silence(sys.stderr)
         return 0
     except OSError as exc:
         if exc.errno not in _FULL:
             raise
         where = f" ({exc.filename})" if exc.filename else ""
-        print(f"fcn-edge: the disk is full{where}; make room or write elsewhere, and start again", file=sys.stderr)
+        _note(f"fcn-edge: the disk is full{where}; make room or write elsewhere, and start again")
         return FcnEdgeError.exit_code
 
 
@@ -296,13 +298,19 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _note(text: str) -> None:
-    """Print on stderr; if its terminal is gone (EIO), what is recorded still has to be finished."""
+    """Print on stderr; if its reader (EPIPE) or terminal (EIO) is gone, what is recorded still has to be finished."""
+    if sys.stderr is None:  # print would take stdout instead
+        return
     try:
         print(text, file=sys.stderr)
-    except BrokenPipeError:
-        raise
     except OSError:
-        pass
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO | None) -> None:
+    """Let what is left in the buffer of a stream that nobody reads go nowhere, lest Python fail on it at its exit."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # ----------------------------------------------------------------------------------------------------------- bench

@@ -200,6 +200,40 @@ def test_a_reader_that_has_seen_enough_is_no_error(command: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_log_that_nobody_reads_any_more_ends_no_stream(tmp_path: Path, read_frames) -> None:
+    """Such as 2>&1 into a tee that dies: the recording goes on, and an error keeps its exit code."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "fcn_edge", "stream", "echo://"]
+    source = "synthetic://street?size=48x64&frames=75&live=1"  # three seconds, in which it wants to tell how it goes
+    try:
+        done = subprocess.run([*program, source, tmp_path / "o.mp4"], stdout=subprocess.PIPE, stderr=writing)
+        bad = subprocess.run([*program, "missing.mp4"], stderr=writing)
+    finally:
+        os.close(writing)
+    assert done.returncode == 0
+    assert b"ended: eof" in done.stdout
+    assert read_frames(tmp_path / "o.mp4") >= 75
+    assert bad.returncode == SOURCE
+
+
+def test_outputs_that_are_closed_are_no_error(tmp_path: Path, read_frames) -> None:
+    stream = f"{sys.executable} -m fcn_edge stream echo:// 'synthetic://street?size=48x64&frames=75&live=1'"
+    done = subprocess.run(f"{stream} {tmp_path}/o.mp4 >&-", shell=True, stderr=subprocess.PIPE)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert read_frames(tmp_path / "o.mp4") >= 75
+    done = subprocess.run(f"{stream} --json 2>&-", shell=True, stdout=subprocess.PIPE)
+    assert json.loads(done.stdout)["frames_out"] <= 75, "what goes to stderr does not come on stdout instead"
+
+
+@pytest.fixture
+def read_frames():
+    def count(path: Path) -> int:
+        return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+
+    return count
+
+
 def test_a_full_disk_is_one_sentence(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
