@@ -179,7 +179,7 @@ def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnec
     if scheme in NETWORK_SCHEMES:
         from .source_video import open_camera
 
-        return open_camera(text, max_reconnects)
+        return open_camera(text, max_reconnects, fps=fps)
     raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 

@@ -41,7 +41,7 @@ class ReconnectingSource(Source):
         self._closed = threading.Event()
         self._left: list[_Connection] = []
         self._tries = 0
-        self._steady_frames = 0
+        self._first_ns: int | None = None  # when this connection's first frame was captured
         self._connection = _Connection(open_camera)
         try:
             camera = self._connection.camera(name, OPEN_TIMEOUT_S)
@@ -59,7 +59,7 @@ class ReconnectingSource(Source):
         while not self._closed.is_set():
             frame, lost = self._next()
             if frame is not None:
-                self._count_steady()
+                self._note_steady(frame.captured_ns)
                 return dataclasses.replace(self._frame(frame.image_bgr), captured_ns=frame.captured_ns)
             if not self._closed.is_set() and not self._reconnect(lost):
                 break
@@ -104,7 +104,7 @@ class ReconnectingSource(Source):
                 self._left.append(connection)
                 continue
             self.fps, self.size_hw = camera.fps, self._turned_size(camera.size_hw)
-            self._connection, self._steady_frames = connection, 0
+            self._connection, self._first_ns = connection, None
             self.link = dataclasses.replace(self.link, state="running", reconnects=self.link.reconnects + 1)
             return True
         self.link = dataclasses.replace(self.link, state="failed")
@@ -112,10 +112,10 @@ class ReconnectingSource(Source):
         self.note = f"{self.name} was lost{tried}: {lost}"
         return False
 
-    def _count_steady(self) -> None:
+    def _note_steady(self, captured_ns: int) -> None:
         """A camera that is lost right after each opening is tried ever more rarely too."""
-        self._steady_frames += 1
-        if self._steady_frames >= STEADY_S * self.fps:
+        self._first_ns = self._first_ns if self._first_ns is not None else captured_ns
+        if captured_ns - self._first_ns >= STEADY_S * 1e9:  # not so many frames: cameras declare rates that they miss
             self._tries = 0
 
 

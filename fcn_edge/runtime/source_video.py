@@ -43,6 +43,7 @@ class CaptureSource(Source):
         cv2 = require_cv2()
         self._capture = capture
         self._in_use = threading.Lock()
+        self._seen_s = 0.0
         self._first = self._grab()
         if self._first is None:
             capture.release()
@@ -57,17 +58,30 @@ class CaptureSource(Source):
             count if count > 0 and not is_live else None,
             is_live,
         )
+        self._declared_s = count / declared if usable else math.inf
 
     def read(self) -> Frame | None:
-        """The next frame, or None when the file has ended or the camera gives no more."""
+        """The next frame, or None when the file has ended or the camera gives no more.
+
+        Raises:
+            SourceError: if the server of a file on the network is lost.
+        """
         image, self._first = (self._first if self._first is not None else self._grab()), None
         if image is not None:
             return self._frame(image)
         if self.is_live:
             self.note = f"{self.name} gives no more frames"
-        elif self.frame_count and self._next_index < 0.98 * self.frame_count - 1:  # the count is often an estimate
-            self.note = f"{self.name} ended after {self._next_index} of {self.frame_count} frames: the file is cut off"
+        elif self._is_cut_off():
+            seen = f"after {self._next_index} of {self.frame_count} frames"
+            if "://" in self.name:
+                raise SourceError(f"{self.name} was lost {seen}; check the network and the server, and start again")
+            self.note = f"{self.name} ended {seen}: the file is cut off"
         return None
+
+    def _is_cut_off(self) -> bool:
+        """Whether both frames and time are missing: of a file of variable rate the count of frames is an estimate."""
+        few = self.frame_count is not None and self._next_index < 0.98 * self.frame_count - 1
+        return few and self._seen_s < 0.98 * self._declared_s
 
     def close(self) -> None:
         """Release the capture; one that another thread is blocked in is left behind: to release it would crash."""
@@ -76,8 +90,10 @@ class CaptureSource(Source):
             self._in_use.release()
 
     def _grab(self) -> Image | None:
-        with self._in_use, quiet_cv2():
+        with self._in_use, quiet_cv2() as cv2:
             found, image = self._capture.read()
+            if found:
+                self._seen_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         return image if found else None
 
 
@@ -111,7 +127,8 @@ def open_camera(
         spec: the camera.
         max_reconnects: tries in a row to open it again; None: as many as it takes.
         size_hw: (height, width) to ask a camera on this machine for; None: 720x1280 of ``csi://``, else what it likes.
-        fps: frames a second to ask such a camera for; None: 30 of ``csi://``, else what it likes.
+        fps: frames a second to ask such a camera for; None: 30 of ``csi://``, else what it likes. A web server's video
+            is played at it.
 
     Raises:
         SourceError: if it is not there, does not answer or has other sizes, or this build of OpenCV lacks what it
@@ -123,7 +140,7 @@ def open_camera(
 
     opened: list[CaptureSource] = []
     if spec.lower().startswith(("http://", "https://")):
-        first = _open_camera_once(spec)
+        first = _open_camera_once(spec, fps=fps)
         if first.frame_count:
             return first
         opened.append(first)
@@ -142,7 +159,7 @@ def _open_camera_once(spec: str, size_hw: tuple[int, int] | None = None, fps: fl
             capture = _device_capture(cv2, spec, size_hw, fps)
     if not capture.isOpened():
         raise SourceError(f"{name} cannot be opened; {_remedy(name, is_live=True)}")
-    source = CaptureSource(capture, name, is_live=not is_file)
+    source = CaptureSource(capture, name, fps if is_file else None, is_live=not is_file)
     if size_hw and source.size_hw != size_hw:
         source.close()
         raise SourceError(

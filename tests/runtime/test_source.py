@@ -18,7 +18,7 @@ from fcn_edge.runtime.opencv_io import SILENT, quiet_cv2
 from fcn_edge.runtime.source import open_source, redact
 from fcn_edge.runtime.source_images import natural_key
 from fcn_edge.runtime.source_synthetic import open_synthetic
-from fcn_edge.runtime.source_video import csi_pipeline, open_camera
+from fcn_edge.runtime.source_video import CaptureSource, csi_pipeline, open_camera
 
 
 def write_images(folder: Path, marked, names) -> Path:
@@ -50,6 +50,30 @@ def test_video_cut_off_in_the_middle_ends_with_a_note(tmp_path, make_video):
         if source.frame_count is not None:  # an index at the end was cut off with it
             assert "cut off" in source.note
     assert 20 <= count <= 40
+
+
+@pytest.mark.parametrize(("last_ms", "is_cut"), [(3960, False), (1960, True)])
+def test_a_count_of_frames_that_was_an_estimate_is_no_cut(last_ms, is_cut):
+    """A screen recording (.mkv, .webm) of variable rate: 4 s at 25 a second would be 100 frames, it has 50."""
+
+    class Capture:
+        frames = 0
+
+        def get(self, what):
+            position = last_ms * self.frames / 50
+            values = {cv2.CAP_PROP_FRAME_COUNT: 100, cv2.CAP_PROP_FPS: 25.0, cv2.CAP_PROP_POS_MSEC: position}
+            return values[what]
+
+        def read(self):
+            self.frames += 1
+            return self.frames <= 50, np.zeros((48, 64, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    with CaptureSource(Capture(), "screen.mkv") as source:
+        assert len(list(source)) == 50
+    assert ("cut off" in source.note) == is_cut
 
 
 def test_video_with_corrupt_packets_is_read_as_far_as_it_can_be(tmp_path, make_video):

@@ -17,7 +17,7 @@ import pytest
 
 from fcn_edge.cli import main
 from fcn_edge.errors import MissingError, SourceError
-from fcn_edge.runtime import open_sink, open_source, run, sink_video, source_reconnecting
+from fcn_edge.runtime import open_sink, open_source, run, sink_video, source_reconnecting, source_video
 from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
 from fcn_edge.runtime.source_reconnecting import ReconnectingSource
 
@@ -34,8 +34,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def no_repeats(monkeypatch):
-    """A recording holds each result once, however late it comes: what is late counts as a camera that was away."""
+    """A recording holds each result once, however late or early: what is late counts as a camera that was away."""
     monkeypatch.setattr(sink_video, "_AWAY_S", 0.0)
+    monkeypatch.setattr(sink_video, "_AHEAD_S", 1e9)
 
 
 @pytest.fixture
@@ -118,9 +119,14 @@ def test_a_slow_camera_is_not_stalled(camera, marks, list_source):
     assert source.link.stalls == 0
 
 
-def test_waits_double_up_to_half_a_minute_until_the_camera_is_steady(camera, monkeypatch):
+def test_waits_double_up_to_half_a_minute_until_the_camera_is_steady(camera, marks, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(source_reconnecting, "STEADY_S", 4 / 25)
+    monkeypatch.setattr(source_reconnecting, "STEADY_S", 0.1)
+
+    def later():
+        time.sleep(0.12)
+        return marks[0](5)
+
     waits = []
 
     class Recording(threading.Event):
@@ -129,12 +135,25 @@ def test_waits_double_up_to_half_a_minute_until_the_camera_is_steady(camera, mon
             return self.is_set()
 
     gone = [SourceError("gone")] * 8
-    with camera([0], *gone, [1], [2, 3, 4, 5], [6], max_reconnects=12) as source:
+    with camera([0], *gone, [1], [2, 3, 4, later], [6], max_reconnects=12) as source:
         source._closed = Recording()
         assert len(list(source)) == 7
     ideal = [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, 0.5, 1]
     assert len(waits) == 10 + 12, "after the steady one the count begins anew"
     assert all(low <= wait <= low * 1.2 for low, wait in zip(ideal, waits, strict=False))
+
+
+def test_a_camera_that_is_slower_than_it_declares_is_steady_too(camera, marks, monkeypatch):
+    """Two frames in the time of four: what counts is how long it gave frames."""
+    monkeypatch.setattr(source_reconnecting, "STEADY_S", 0.1)
+
+    def later():
+        time.sleep(0.12)
+        return marks[0](1)
+
+    with camera([0, later], [0, later], [0, later], max_reconnects=1) as source:
+        assert len(list(source)) == 6
+    assert source.link.reconnects == 2
 
 
 def test_first_opening_fails_at_once():
@@ -321,3 +340,32 @@ def test_a_video_on_a_web_server_is_a_file(tmp_path, make_video, marks):
             frames = [marks[1](frame.image_bgr) for frame in source]
         server.shutdown()
     assert frames == [index % 20 for index in range(30)]
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_a_video_whose_web_server_is_lost_is_not_at_its_end(tmp_path, make_video, monkeypatch, stalls):
+    monkeypatch.setattr(source_video, "TIMEOUT_MS", 1000)
+    data = make_video(tmp_path / "v.avi", 60, (240, 320)).read_bytes()
+    done = threading.Event()
+
+    class Half(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            if stalls:
+                self.wfile.flush()
+                done.wait(20)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Half) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with open_source(f"http://u:pw@127.0.0.1:{server.server_port}/v.avi", fps=7) as source:
+            assert (source.is_live, source.fps) == (False, 7)
+            with pytest.raises(SourceError, match=r"//\*\*\*@127.* was lost after \d+ of 60 frames; check the network"):
+                list(source)
+        done.set()
+        server.shutdown()
