@@ -13,6 +13,7 @@ from ..cores import physical_cores
 from ..errors import EngineError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
 from ..shipped import shipped_models
+from .redact import redact
 
 PRECISION_HINTS = ("f32", "bf16")
 MAX_THREADS = 1024
@@ -144,7 +145,7 @@ def _path(model: str) -> Path:
     if path.suffix not in (".onnx", ".engine"):
         names = ", ".join(shipped)
         raise UsageError(
-            f"model '{model}' is unknown; expected a file that ends in .onnx or .engine, "
+            f"model '{redact(model)}' is unknown; expected a file that ends in .onnx or .engine, "
             f"or a model that ships with this release ({names})"
         )
     if not path.is_file():

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 from ..pixels import require_cv2
@@ -57,6 +58,15 @@ def _set_log_level(cv2: ModuleType, level: int) -> int:
 
 
 _SILENCE = _Silence()  # OpenCV has one level for the whole process
+
+
+def is_utf8(name: str | Path) -> bool:
+    """Whether OpenCV can be given a name; it crashes on what Python holds of bytes that are no UTF-8."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def has_backend(cv2: ModuleType, api: int) -> bool:

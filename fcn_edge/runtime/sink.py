@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..contract import Contract
-from ..errors import UsageError
+from ..errors import SinkError, UsageError
 from .frame import Result
 from .measure import StreamStatus
+from .redact import redact
 
 _EXPECTED = (
     "a video file (.mp4, .mov, .mkv, .avi), a folder, a file of JSON lines (.jsonl), null://, show:// or "
@@ -122,11 +124,15 @@ def open_sink(
         The opened sink; close it, or use it in a ``with``.
 
     Raises:
-        UsageError: if ``spec`` means nothing, or exists and ``force`` is not given.
+        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice.
         MissingError: if OpenCV is missing or has no window to show, or the page's web server is missing.
         SinkError: if the place cannot be written to.
     """
     if not isinstance(spec, (str, Path)):
+        places = [os.path.realpath(one) for one in spec if "://" not in str(one)]
+        twice = next((place for place in places if places.count(place) > 1), None)
+        if twice:
+            raise UsageError(f"{twice} is given as two sinks; give each a file or folder of its own")
         opened: list[Sink] = []
         try:
             for one in spec:
@@ -135,7 +141,13 @@ def open_sink(
             _close_all(opened, keep=False)
             raise
         return TeeSink(opened)
-    text = str(spec)
+    try:
+        return _open(str(spec), contract, fps, force)
+    except OSError as exc:
+        raise SinkError(f"sink {spec} cannot be opened: {exc.strerror or exc}; choose another place or name") from exc
+
+
+def _open(text: str, contract: Contract, fps: float, force: bool) -> Sink:
     if text == "null://":
         return NullSink()
     if text == "show://":
@@ -148,7 +160,7 @@ def open_sink(
         return PageSink(text.removeprefix("serve://"), contract)
     path = Path(text)
     if not text or "://" in text:
-        raise UsageError(f"sink '{text}' is unknown; expected {_EXPECTED}")
+        raise UsageError(f"sink '{redact(text)}' is unknown; expected {_EXPECTED}")
     if path.suffix.lower() == ".jsonl":
         from .sink_lines import LinesSink
 

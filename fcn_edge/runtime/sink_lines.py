@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import time
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -40,8 +42,9 @@ class LinesSink(Sink):
         if path.exists() and not force:
             raise UsageError(f"{path} exists; choose another name or overwrite it with --force")
         self._path = path
+        self._may_replace = force
         self._names = contract.class_names
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def write(self, result: Result) -> None:
         """Append the line.
@@ -54,7 +57,7 @@ class LinesSink(Sink):
         captured = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(microseconds=age_ns / 1e3)
         line = {
             "frame": result.frame.index,
-            "name": result.frame.name,
+            "name": result.frame.name.encode(errors="replace").decode(),  # a file's name may be no UTF-8
             "time": captured.isoformat(timespec="milliseconds"),
             "age_ms": round(age_ns / 1e6, 3),
             "dropped": result.dropped,
@@ -62,8 +65,8 @@ class LinesSink(Sink):
         }
         try:
             if self._file is None:
-                self._file = self._path.open("wb", buffering=0)
-            self._file.write(msgspec.json.encode(line) + b"\n")
+                self._file = self._path.open("wb" if self._may_replace else "xb", buffering=0)
+            _write_whole(self._file, msgspec.json.encode(line) + b"\n")
         except OSError as exc:
             raise SinkError(
                 f"frame {result.frame.index} cannot be written to {self._path} ({exc.strerror or exc}); "
@@ -75,3 +78,11 @@ class LinesSink(Sink):
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _write_whole(file: FileIO, line: bytes) -> None:
+    """Append a line, or none of it: a disk that fills takes a part without an error."""
+    written = file.write(line)
+    if written < len(line):
+        file.truncate(file.tell() - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from ..errors import SinkError, UsageError
 from ..pixels import Image, fit_image, replaced, require_cv2
 from .frame import Result
-from .opencv_io import has_backend, quiet_cv2
+from .opencv_io import has_backend, is_utf8, quiet_cv2
 from .sink import Sink
 
 CODECS = {".mp4": ("avc1", "mp4v"), ".mov": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("MJPG",)}
@@ -22,7 +24,6 @@ CODECS = {".mp4": ("avc1", "mp4v"), ".mov": ("avc1", "mp4v"), ".mkv": ("avc1", "
 MIN_FREE_BYTES = 16 * 2**20
 """Room left on the disk below which writing stops: enough for the index without which the file does not play."""
 
-_ROOM_CHECK_FRAMES = 30
 _AWAY_S = 2.0
 _AHEAD_S = 1.0
 
@@ -41,7 +42,7 @@ class VideoSink(Sink):
         force: whether it may exist.
 
     Raises:
-        UsageError: if it exists and ``force`` is not given, or it is a folder.
+        UsageError: if it exists and ``force`` is not given, it is a folder, or its name is no UTF-8.
         SinkError: if its folder cannot be written to.
         MissingError: if OpenCV is not installed.
     """
@@ -51,9 +52,13 @@ class VideoSink(Sink):
             raise UsageError(f"sink {path} is a folder; choose another name for the video")
         if path.exists() and not force:
             raise UsageError(f"{path} exists; choose another name or overwrite it with --force")
+        if not is_utf8(path.absolute()):
+            raise UsageError(f"the name of {str(path)!r} is no UTF-8, which OpenCV expects; choose another name")
         require_cv2()
         self._path = path
-        self._fps = min(max(fps, 0.1), 240.0)  # what the containers' time bases can hold
+        self._may_replace = force
+        # What the containers' time bases can hold: MPEG-4 has no denominator above 65535, and OpenCV takes up to 1000.
+        self._fps = min(max(fps, 0.1), 240.0) if fps <= 65 else min(round(fps, 2), 240.0)
         self._files = contextlib.ExitStack()
         self._writer: Any = None
         self._temporary = path
@@ -66,7 +71,7 @@ class VideoSink(Sink):
         """Append the picture.
 
         Raises:
-            SinkError: if the disk is nearly full, or there is no encoder.
+            SinkError: if the disk is nearly full, its folder is gone, or there is no encoder.
         """
         if result.picture_bgr is None:
             raise SinkError(f"frame {result.frame.index} came without a picture to write to {self._path}")
@@ -91,8 +96,7 @@ class VideoSink(Sink):
         return 0
 
     def _append(self, picture: Image) -> None:
-        if self._written % _ROOM_CHECK_FRAMES == 0:
-            self._check_room()
+        self._check_room()
         self._writer.write(picture)
         self._written += 1
 
@@ -100,7 +104,7 @@ class VideoSink(Sink):
         """Finish the file and give it its name, or with ``keep=False`` remove it.
 
         Raises:
-            SinkError: if the finished file lacks frames.
+            SinkError: if the finished file lacks frames, or has another name as its own is taken by now.
         """
         writer, self._writer = self._writer, None
         if writer is None:
@@ -112,6 +116,8 @@ class VideoSink(Sink):
                 if not keep:
                     raise _DiscardedError
                 self._check_whole()
+                if not self._may_replace:
+                    self._take_name()
         except _DiscardedError:
             return
         except OSError as exc:
@@ -140,11 +146,40 @@ class VideoSink(Sink):
 
     def _check_room(self) -> None:
         """Stop while there is room for the index: ``cv2.VideoWriter.write`` does not tell that a disk is full."""
-        free = shutil.disk_usage(self._temporary.parent).free
+        try:
+            free = shutil.disk_usage(self._temporary.parent).free
+        except OSError as exc:
+            raise SinkError(
+                f"the folder of {self._path} cannot be written to any more (frame {self._written}): "
+                f"{exc.strerror or exc}; check that it is there, and start again"
+            ) from exc
         if free < MIN_FREE_BYTES:
             raise SinkError(
                 f"the disk of {self._path} has {free / 2**20:.0f} MiB left, a video needs {MIN_FREE_BYTES >> 20} more "
                 f"to be finished (frame {self._written}); make room or write elsewhere"
+            )
+
+    def _take_name(self) -> None:
+        """Give the file its name by a link, which replaces nothing; or another name, if that is taken by now.
+
+        Raises:
+            SinkError: if it has another name.
+        """
+        for number in itertools.count(1):
+            path = self._path if number == 1 else self._path.with_name(f"{self._path.stem}-{number}{self._path.suffix}")
+            try:
+                os.link(self._temporary, path)
+            except FileExistsError:
+                continue
+            except OSError:  # a disk without hard links, such as a USB stick's
+                if path.exists():
+                    continue
+                if number > 1:
+                    self._temporary.rename(path)
+            if number == 1:
+                return
+            raise SinkError(
+                f"{self._path} was written by another program meanwhile and is not replaced; this recording is {path}"
             )
 
     def _check_whole(self) -> None:

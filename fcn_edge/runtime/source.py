@@ -15,6 +15,7 @@ from ..errors import SourceError, UsageError
 from ..pixels import IMAGE_SUFFIXES, Image, turned
 from .frame import Frame
 from .measure import Link
+from .redact import redact
 
 ROTATIONS = (90, 180, 270)
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
@@ -135,7 +136,11 @@ def open_source(
             "/dev/video0, csi://0), a network camera's is set in its own pages"
         )
     else:
-        source = _open(text, fps, max_reconnects)
+        try:
+            source = _open(text, fps, max_reconnects)
+        except OSError as exc:
+            reason = exc.strerror or exc
+            raise SourceError(f"source {redact(text)} cannot be opened: {reason}; expected {_EXPECTED}") from exc
     if rotate:
         source.rotate(rotate)
     return source
@@ -157,18 +162,13 @@ def _open(text: str, fps: float | None, max_reconnects: int | None) -> Source:
         return _open_images(list(path.iterdir()), text, f"folder {text} holds no image", fps)
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         return _open_images([path], text, "", fps)
+    if path.exists() and not path.is_file():
+        raise SourceError(f"source {text} is no regular file; expected {_EXPECTED}")
     if not path.is_file():
         raise SourceError(f"source {text} does not exist; expected {_EXPECTED}")
     from .source_video import open_video
 
     return open_video(path, fps)
-
-
-def redact(text: str) -> str:
-    """``text`` without passwords: ``rtsp://user:pw@host`` becomes ``rtsp://***@host``, ``pwd=x`` ``pwd=***``."""
-    # Up to the last @ of the word: a password may itself hold @ or /.
-    text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s'\"]*@", r"\1***@", text)
-    return re.sub(r"(?i)(pass|passwd|password|pwd|token|secret|api_?key|auth)=[^&\s'\"]+", r"\1=***", text)
 
 
 def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnects: int | None) -> Source:

@@ -26,10 +26,7 @@ class ImageSource(Source):
 
     def __init__(self, paths: Sequence[Path], name: str, fps: float | None = None) -> None:
         self._paths = sorted(paths, key=natural_key)
-        stems = Counter(path.stem for path in self._paths)
-        self._names = [
-            path.stem if stems[path.stem] == 1 else f"{path.stem}_{index:06d}" for index, path in enumerate(self._paths)
-        ]
+        self._names = _names(self._paths)
         self._first: Image | None = _read(self._paths[0])
         height, width = self._first.shape[:2]
         super().__init__(name, fps or DEFAULT_FPS, (height, width), len(self._paths))
@@ -46,6 +43,20 @@ class ImageSource(Source):
         image = self._first if self._first is not None else _read(self._paths[index])
         self._first = None
         return self._frame(image, self._names[index])
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A name for each: its stem, with its place behind it where several have that; all differ."""
+    stems = Counter(path.stem for path in paths)
+    names = []
+    for index, path in enumerate(paths):
+        name = path.stem
+        if stems[name] > 1:
+            name = f"{name}_{index:06d}"
+            while name in stems:
+                name += "_"
+        names.append(name)
+    return names
 
 
 def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:

@@ -16,8 +16,9 @@ from typing import Any
 from ..errors import SourceError
 from ..pixels import Image, require_cv2
 from .frame import Frame
-from .opencv_io import has_backend, quiet_cv2
-from .source import Source, redact
+from .opencv_io import has_backend, is_utf8, quiet_cv2
+from .redact import redact
+from .source import Source
 from .source_reconnecting import ReconnectingSource
 
 TIMEOUT_MS = 5000
@@ -103,9 +104,12 @@ def open_video(path: Path, fps: float | None = None) -> CaptureSource:
     Raises:
         SourceError: if it is no video that this build of OpenCV can read.
     """
+    absolute = str(path.absolute())  # FFmpeg takes what is before a colon for a protocol, as in 09:30.mp4
+    if not is_utf8(absolute):
+        raise SourceError(f"the name of {absolute!r} is no UTF-8, which OpenCV expects; rename it")
     with quiet_cv2() as cv2:
         api = cv2.CAP_FFMPEG if has_backend(cv2, cv2.CAP_FFMPEG) else cv2.CAP_ANY
-        capture = cv2.VideoCapture(str(path), api)
+        capture = cv2.VideoCapture(absolute, api)
     if not capture.isOpened():
         raise SourceError(
             f"{path} ({path.stat().st_size} bytes) is no readable video; {_remedy(str(path), is_live=False)}"
@@ -149,6 +153,8 @@ def open_camera(
 
 def _open_camera_once(spec: str, size_hw: tuple[int, int] | None = None, fps: float | None = None) -> CaptureSource:
     name, is_file = redact(spec), False
+    if not is_utf8(spec):
+        raise SourceError(f"the address {name!r} is no UTF-8, which OpenCV expects; write it in percent signs")
     with quiet_cv2() as cv2:
         if spec.lower().startswith("csi://"):
             capture = _csi_capture(cv2, spec, size_hw or _CSI_SIZE_HW, fps or DEFAULT_FPS)

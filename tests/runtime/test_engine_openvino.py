@@ -245,3 +245,9 @@ def test_contract_and_network_can_be_read_alone(hand_model, tmp_path):
     parts = split_onnx(path)
     assert [kernel.shape for kernel in parts.kernels] == [(4, 1, 4, 4), (4, 1, 4, 4), (4, 1, 16, 16)]
     assert b"SkipHead" not in parts.network
+
+
+def test_an_address_as_a_model_tells_no_password():
+    with pytest.raises(UsageError, match="is unknown") as caught:
+        open_engine("rtsp://admin:s3cret@cam/live")
+    assert "s3cret" not in str(caught.value)

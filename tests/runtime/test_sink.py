@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import MissingError, SinkError, UsageError
-from fcn_edge.runtime import sink_folder, sink_video
+from fcn_edge.runtime import sink_folder
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.measure import Link, Meter
 from fcn_edge.runtime.sink import NullSink, Sink, TeeSink, open_sink
@@ -98,7 +98,7 @@ def test_a_recording_of_a_camera_faster_than_it_says_is_at_most_a_second_too_lon
     assert all(abs(mark / 15 - place / 10) < 1.1 for place, mark in enumerate(seen))
 
 
-@pytest.mark.parametrize("fps", [0.01, 1.0, 29.97002997, 1000.0])
+@pytest.mark.parametrize("fps", [0.01, 1.0, 29.97002997, 100.123, 239.7776, 239.862, 1000.0])
 def test_any_rate_can_be_written(opened, tmp_path, marks, read_video, fps):
     with opened(tmp_path / "o.mp4", fps=fps) as sink:
         sink.write(result(0, marks[0](0)))
@@ -173,15 +173,24 @@ def test_place_that_cannot_be_written_to(opened, tmp_path, marks, name):
 
 def test_disk_that_fills_stops_the_video_while_it_can_be_finished(opened, tmp_path, marks, read_video, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    free = iter([2**40, 2**20])
+    frames = 30
+    free = iter([2**40] * frames + [2**20])  # looked at for each frame: thirty of noise in 4K are 49 MiB
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, next(free)))
     sink = opened(tmp_path / "o.mp4")
-    for index in range(sink_video._ROOM_CHECK_FRAMES):
+    for index in range(frames):
         sink.write(result(index, marks[0](index)))
     with pytest.raises(SinkError, match="MiB left"):
         sink.write(result(30, marks[0](30)))
     sink.close(keep=True)
-    assert len(read_video(tmp_path / "o.mp4")) == sink_video._ROOM_CHECK_FRAMES
+    assert len(read_video(tmp_path / "o.mp4")) == frames
+
+
+def test_folder_that_is_removed_stops_the_video_with_a_sentence(opened, tmp_path, marks):
+    sink = opened(tmp_path / "gone" / "o.mp4")
+    sink.write(result(0, marks[0](0)))
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(SinkError, match=r"folder of .*o\.mp4 cannot be written to any more \(frame 1\).*start again"):
+        sink.write(result(1, marks[0](1)))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
@@ -279,13 +288,29 @@ def test_lines_stay_after_an_error_and_are_not_overwritten(opened, tmp_path, mar
 def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    sink = opened("x.jsonl")
+    sink = opened("x.jsonl", force=True)
     sink._path = Path("/dev/full")
     with pytest.raises(SinkError, match="disk has room"):
         sink.write(result(0, marks[0](0)))
     sink.close()
     with pytest.raises(SinkError, match="check its folder"):
         opened("missing/x.jsonl").write(result(0, marks[0](0)))
+
+
+def test_disk_that_fills_leaves_no_half_line(opened, tmp_path, marks):
+    path = tmp_path / "o.jsonl"
+    sink = opened(path)
+    sink.write(result(0, marks[0](0)))
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))  # as if the disk had 20 bytes left
+        with pytest.raises(SinkError, match="disk has room"):
+            sink.write(result(1, marks[0](1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sink.close()
+    assert path.read_bytes() == whole
 
 
 def test_window_fits_the_picture_and_hears_a_key_also_while_the_source_gives_nothing(opened, marks, monkeypatch):

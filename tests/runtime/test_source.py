@@ -147,6 +147,32 @@ def test_glob_finds_the_images_and_tells_namesakes_apart(tmp_path, marks):
     assert names[1] == "2"
 
 
+def test_a_name_with_a_place_behind_it_is_no_other_images_name(tmp_path, marks):
+    write_images(tmp_path, marks[0], ["a.bmp", "a.png", "a_000001.png"])
+    with open_source(tmp_path) as source:
+        assert [frame.name for frame in source] == ["a_000000", "a_000001_", "a_000001"]
+
+
+def test_a_video_whose_name_has_a_colon(tmp_path, make_video, monkeypatch):
+    make_video(tmp_path / "2024-01-31T09:30:00.mp4", 3)
+    monkeypatch.chdir(tmp_path)
+    with open_source("2024-01-31T09:30:00.mp4") as source:
+        assert (source.name, len(list(source))) == ("2024-01-31T09:30:00.mp4", 3)
+
+
+def test_what_the_system_or_opencv_cannot_open_ends_in_a_sentence(tmp_path):
+    (tmp_path / "\udcff.avi").write_bytes(b"x" * 100)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for spec, said in (
+        (tmp_path / "\udcff.avi", "no UTF-8"),
+        ("rtsp://127.0.0.1:9/\udcff", "no UTF-8"),
+        (tmp_path / ("n" * 300), "File name too long"),
+        (tmp_path / "pipe.mp4", "is no regular file"),
+    ):
+        with pytest.raises(SourceError, match=said):
+            open_source(spec)
+
+
 def test_single_image_and_rate(tmp_path, marks):
     folder = write_images(tmp_path, marks[0], ["one[1].png"])
     with open_source(folder / "one[1].png", fps=2.5) as source:
@@ -236,6 +262,12 @@ def test_live_street_keeps_its_rate():
         ("rtsp://cam/user=admin&password=tlJwpbo6&channel=1", "channel=1", "tlJwpbo6"),
         ("http://cam/video?pwd=a_b&x=1", "x=1", "a_b"),
         ("HTTPS://u:pw123@h/", "h/", "pw123"),
+        ("rtsp://admin:it's@cam/1", "cam/1", "it's"),
+        ('rtsp://admin:a"b c@cam/1', "cam/1", "b c"),
+        ("camera 'rtsp://admin:pw123@cam/1' of bob@home", "of bob@home", "pw123"),
+        ("http://cam/cgi?loginuse=a&loginpas=s3cret&x=1", "x=1", "s3cret"),
+        ("http://cam/cgi?usr=a&pw=s3cret'x&x=1", "x=1", "s3cret'x"),
+        ("http://cam/cgi?psw=s3cret&x=1", "x=1", "s3cret"),
     ],
 )
 def test_passwords_are_taken_out(text, kept, gone):

@@ -1,0 +1,93 @@
+"""Names of what is written: taken by another stream, given twice, or such as the system or OpenCV refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from fcn_edge.errors import SinkError, UsageError
+from fcn_edge.runtime.frame import Frame, Result
+from fcn_edge.runtime.sink import open_sink
+
+
+def result(index: int, image: np.ndarray, name: str = "") -> Result:
+    return Result(Frame(image, index, 0, name or f"{index:06d}"), np.zeros(image.shape[:2], np.uint8), image, 0)
+
+
+@pytest.fixture
+def opened(contract):
+    def open_one(spec, **options):
+        return open_sink(spec, contract=contract, **options)
+
+    return open_one
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_two_streams_that_record_to_one_name_both_keep_their_recording(
+    opened, tmp_path, marks, read_video, monkeypatch, has_links
+):
+    def refuse(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "o.mp4"
+    sinks = [opened(path) for _ in range(3)]
+    for number, sink in enumerate(sinks):
+        for index in range(number + 1):
+            sink.write(result(index, marks[0](index)))
+    sinks[0].close()
+    for number, sink in enumerate(sinks[1:], 2):
+        with pytest.raises(SinkError, match=rf"not replaced; this recording is .*o-{number}\.mp4"):
+            sink.close()
+    names = ["o.mp4", "o-2.mp4", "o-3.mp4"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+    assert [len(read_video(tmp_path / name)) for name in names] == [1, 2, 3]
+
+
+def test_two_streams_that_write_lines_to_one_name(opened, tmp_path, marks):
+    one, other = opened(tmp_path / "o.jsonl"), opened(tmp_path / "o.jsonl")
+    with one, other:
+        one.write(result(0, marks[0](0)))
+        with pytest.raises(SinkError, match="exists"):
+            other.write(result(1, marks[0](1)))
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("names", [("a.jsonl", "./a.jsonl"), ("f", "f/"), ("x/../o.mp4", "o.mp4")])
+def test_one_file_given_twice_is_refused(opened, tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"{tmp_path}/.* is given as two sinks"):
+        opened([*names, "null://"], force=True)
+
+
+def test_names_that_the_system_refuses_end_in_a_sentence(opened, tmp_path):
+    for name in ("n" * 300, "n" * 300 + ".mp4", "n" * 300 + ".jsonl"):
+        with pytest.raises(SinkError, match="cannot be opened: File name too long"):
+            opened(tmp_path / name)
+
+
+def test_names_that_are_no_utf8(opened, tmp_path, marks):
+    """OpenCV would crash on them; a folder and lines can have them."""
+    with pytest.raises(UsageError, match="no UTF-8"):
+        opened(tmp_path / "\udcff.mp4")
+    with opened([tmp_path / "folder", tmp_path / "o.jsonl"]) as sink:
+        sink.write(result(0, marks[0](0), name="caf\udce9"))
+    assert json.loads((tmp_path / "o.jsonl").read_text())["name"] == "caf?"
+    assert len(list((tmp_path / "folder").iterdir())) == 2
+
+
+def test_an_address_as_a_sink_tells_no_password(opened):
+    with pytest.raises(UsageError, match="is unknown") as caught:
+        opened("rtsp://admin:s3cret@cam/live")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_name_with_a_colon_can_be_written(opened, tmp_path, marks, read_video, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with opened("09:30:00.mp4") as sink:
+        sink.write(result(0, marks[0](0)))
+    assert len(read_video(tmp_path / "09:30:00.mp4")) == 1
