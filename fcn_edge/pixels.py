@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _PNG, _PNG_DEPTH, _PNG_KIND, _PNG_CRC = b"\x89PNG\r\n\x1a\n", 24, 25, 29  # how it begins, and offsets in its header
 _PNG_GREY, _PNG_PALETTE = b"\0", b"\3"
-_ENDINGS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
+_PNG_ENDING = b"IEND\xaeB`\x82"
+_JPEG, _JPEG_SCAN, _JPEG_ENDING = b"\xff\xd8\xff", 0xDA, b"\xff\xd9"
 
 Image = NDArray[np.uint8]
 """uint8 ``[height, width, 3]`` in OpenCV's order: blue, green, red."""
@@ -195,7 +196,11 @@ def _read(path: Path) -> bytes:
 
 
 def _decoded(path: Path, data: bytes, flag: int) -> Any:
-    pixels = require_cv2().imdecode(np.frombuffer(data, np.uint8), flag)
+    cv2 = require_cv2()
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error as exc:  # such as more pixels than OpenCV takes
+        raise _unreadable(path, data) from exc
     if pixels is None:
         raise _unreadable(path, data)
     return pixels
@@ -231,8 +236,20 @@ def _values_of_colors(path: Path, mask: NDArray[np.uint8], colors: Sequence[tupl
 
 def _is_whole(data: bytes) -> bool:
     """Whether a file is not empty and, for PNG and JPEG, reaches its end marker: some decoders accept less."""
-    ending = next((mark for start, mark in _ENDINGS.items() if data.startswith(start)), b"")
-    return bool(data) and ending in data[-4096:]
+    if data.startswith(_PNG[:4]):
+        return _PNG_ENDING in data[-4096:]
+    if data.startswith(_JPEG):
+        return data.find(_JPEG_ENDING, _jpeg_scan(data)) >= 0  # what follows is no part of it: phones append a video
+    return bool(data)
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where a JPEG's first scan begins: behind the segments before it, which may hold a whole JPEG as a thumbnail."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != bytes([_JPEG_SCAN]):
+        is_fill = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if is_fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at
 
 
 def _umask() -> int:

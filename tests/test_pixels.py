@@ -58,6 +58,33 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, ending: str, share: f
         read_image(path)
 
 
+def with_thumbnail(jpeg: bytes) -> bytes:
+    """A JPEG as cameras write it: a whole small one in its first segment."""
+    small = cv2.imencode(".jpg", IMAGE[:8, :8])[1].tobytes()
+    payload = b"Exif\0\0" + small
+    return jpeg[:2] + b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload + jpeg[2:]
+
+
+def test_a_photo_with_a_video_behind_it_is_read_and_one_that_is_cut_is_not(tmp_path: Path) -> None:
+    for jpeg in (cv2.imencode(".jpg", IMAGE)[1].tobytes(), with_thumbnail(cv2.imencode(".jpg", IMAGE)[1].tobytes())):
+        path = tmp_path / "motion.jpg"
+        path.write_bytes(jpeg + b"\0\0\0\x18ftypmp42" + bytes(100_000))
+        assert read_image(path).shape == IMAGE.shape
+        for end in (20, 300, len(jpeg) - 50, len(jpeg) - 2):
+            path.write_bytes(jpeg[:end])
+            with pytest.raises(DataError, match="no readable image"):
+                read_image(path)
+
+
+def test_an_image_of_more_pixels_than_opencv_takes_is_refused(tmp_path: Path) -> None:
+    data = cv2.imencode(".png", IMAGE)[1].tobytes()
+    header = data[12:16] + (40_000).to_bytes(4, "big") * 2 + data[24:29]
+    path = tmp_path / "huge.png"
+    path.write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
+    with pytest.raises(DataError, match="no readable image"):
+        read_image(path)
+
+
 def png_of_few_bits(values: np.ndarray, depth: int, kind: int) -> bytes:
     """A PNG of values below 2^depth, with a palette (kind 3) or grey (kind 0); OpenCV writes none."""
 

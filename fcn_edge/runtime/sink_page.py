@@ -108,6 +108,8 @@ class PageSink(Sink):
 
         async def pictures(request: Request) -> Response:
             kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+            if request.method == "HEAD":
+                return Response(media_type=kind, headers=fresh)
             return StreamingResponse(self._parts(), media_type=kind, headers=fresh)
 
         return Starlette(
@@ -115,7 +117,8 @@ class PageSink(Sink):
         )
 
     def _numbers(self) -> dict[str, Any]:
-        shares: Sequence[float | None] = self._shares or [None] * self._contract.num_classes
+        unknown = [None] * self._contract.num_classes
+        shares: Sequence[float | None] = (self._viewers and self._shares) or unknown  # those of now, or none
         return {
             "model": self._contract.model,
             "status": msgspec.to_builtins(self._status) if self._status else None,
@@ -128,8 +131,10 @@ class PageSink(Sink):
 
     async def _parts(self) -> AsyncIterator[bytes]:
         """Each picture as a part of the answer, the newest whenever the viewer is ready, until the stream is over."""
-        self._viewers += 1
         shown = 0
+        if not self._viewers:  # what is there is of when somebody last looked on
+            shown, self._shares, self._shared_s = self._picture[0], [], 0.0
+        self._viewers += 1
         try:
             yield f"--{_BOUNDARY}\r\n".encode()
             while not self._is_over:

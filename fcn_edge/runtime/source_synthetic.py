@@ -11,7 +11,7 @@ from .frame import Frame
 from .source import Source
 
 _OPTIONS = "seed=0&size=360x480&fps=30&frames=300&live=1"
-MAX_SIDE = 8192
+_SIDES = (16, 4096)  # those that can be drawn
 
 
 class StreetSource(Source):
@@ -79,8 +79,9 @@ def _number(options: dict[str, str], name: str, default: float, low: float, high
 
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
+    low, high = _SIDES
+    if not found or not all(low <= int(side) <= high for side in found.groups()):
         raise SourceError(
-            f"synthetic://street has size={text}; expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 360x480"
+            f"synthetic://street has size={text}; expected HEIGHTxWIDTH with sides of {low} to {high}, such as 360x480"
         )
     return int(found[1]), int(found[2])

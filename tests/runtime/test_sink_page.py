@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import MissingError, UsageError
-from fcn_edge.runtime import open_sink, open_source, run
+from fcn_edge.runtime import open_sink, open_source, run, sink_page
 from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.measure import Link, Meter
@@ -118,6 +120,45 @@ def test_shares_of_the_classes(page, address):
         page.write(result(labels=labels))
         shares = [one["share"] for one in json.loads(get(address, "status.json")[0])["classes"]]
     assert shares == [0.75, 0.0, 0.25, 0.0]
+
+
+def test_who_comes_later_sees_nothing_of_an_earlier_time(page, address):
+    def shares():
+        return {one["share"] for one in json.loads(get(address, "status.json")[0])["classes"]}
+
+    with looking_on(page, address):
+        page.write(result(level=50))
+        assert shares() != {None}
+    assert shares() == {None}
+    with looking_on(page, address) as answer:
+        assert shares() == {None}
+        page._drawn_s = 0.0
+        page.write(result(level=200))
+        assert shares() != {None}
+        for _ in range(2):
+            answer.readline()
+        length = int(answer.readline().split(b":")[1])
+        answer.readline()
+        image = cv2.imdecode(np.frombuffer(answer.read(length), np.uint8), cv2.IMREAD_COLOR)
+    assert abs(int(image[20, 20, 1]) - 200) <= 2
+
+
+def test_a_question_for_the_headers_is_no_viewer(page, address):
+    request = urllib.request.Request(f"http://{address}/stream.mjpg", method="HEAD")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("multipart/x-mixed-replace")
+    assert page._viewers == 0
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(59.9, "0:00:59"), (86_399, "23:59:59"), (90_061, "25:01:01")])
+def test_the_page_tells_days_as_hours(seconds, shown):
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    page = sink_page._PAGE.read_text(encoding="utf-8")
+    (expression,) = re.findall(r'"running for": (.*),\n', page)
+    script = f"const s = {{elapsed_s: {seconds}}}; console.log({expression})"
+    answer = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == shown
 
 
 def test_a_slow_viewer_holds_up_nobody(page, address):

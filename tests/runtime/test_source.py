@@ -229,7 +229,20 @@ def test_bad_rates(fps):
 
 @pytest.mark.parametrize(
     "query",
-    ["size=0x0", "size=1000000x4", "size=4", "size=", "seed=-1", "seed=x", "fps=0", "fps=nan", "frames=0", "tint=red"],
+    [
+        "size=0x0",
+        "size=15x480",
+        "size=480x4097",
+        "size=1000000x4",
+        "size=4",
+        "size=",
+        "seed=-1",
+        "seed=x",
+        "fps=0",
+        "fps=nan",
+        "frames=0",
+        "tint=red",
+    ],
 )
 def test_bad_synthetic_options(query):
     with pytest.raises(SourceError, match="synthetic://street"):
@@ -244,6 +257,12 @@ def test_street_is_the_same_for_the_same_seed():
     assert (one.fps, one.size_hw, one.frame_count, len(first)) == (10.0, (45, 80), 3, 3)
     assert all((a.image_bgr == b.image_bgr).all() for a, b in zip(first, again, strict=True))
     assert any((a.image_bgr != b.image_bgr).any() for a, b in zip(first, different, strict=True))
+
+
+@pytest.mark.parametrize("size", ["16x16", "16x4096", "4096x16"])
+def test_every_size_that_is_taken_can_be_drawn(size):
+    with open_synthetic(f"street?size={size}") as source:
+        assert "{}x{}".format(*source.read().image_bgr.shape[:2]) == size
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fcn_edge.street") is None, reason="the street is not built yet")
