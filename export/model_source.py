@@ -14,6 +14,7 @@ import msgspec
 from ..contract import METADATA_KEY, Contract
 from ..errors import MissingError, ModelError, UsageError
 from ..runtime.onnx_file import load_onnx, require_valid, split_onnx
+from ..runtime.opencv_io import is_utf8
 from ..runtime.sidecar import Calibration, sha256_of
 from .engine_cache import DAMAGED, FOREIGN, Recipe, base_name, stamp, typed_state
 from .frame_files import files_sha256
@@ -72,7 +73,7 @@ class ModelSource:
         self.path, self.work, self.name = path, work, base_name(path)
         if path.suffix not in (".pt", ".onnx"):
             raise UsageError(f"{path} is no model to build from; expected a file that ends in .pt or .onnx")
-        if not _is_text(path):
+        if not is_utf8(path):
             raise UsageError(f"{str(path)!a} is no name in UTF-8, which a sidecar needs; rename the file")
         if path.suffix == ".pt":
             self.contract, self.precision = _checkpoint_contract(path, size_hw), "fp32"
@@ -239,14 +240,6 @@ def _write_untyped(path: Path, out: Path) -> None:
     said = {entry.key: entry.value for entry in typed.metadata_props if entry.key in (METADATA_KEY, CALIBRATION_KEY)}
     helper.set_model_props(plain, said | {SCALES_KEY: msgspec.json.encode(steps_of(typed)).decode()})
     out.write_bytes(plain.SerializeToString(deterministic=True))
-
-
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _checkpoint_contract(path: Path, size_hw: tuple[int, int] | None) -> Contract:

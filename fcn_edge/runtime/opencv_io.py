@@ -61,7 +61,7 @@ _SILENCE = _Silence()  # OpenCV has one level for the whole process
 
 
 def is_utf8(name: str | Path) -> bool:
-    """Whether OpenCV can be given a name; it crashes on what Python holds of bytes that are no UTF-8."""
+    """Whether a name can be written; OpenCV crashes on what Python holds of bytes that are no UTF-8."""
     try:
         str(name).encode()
     except UnicodeEncodeError:
