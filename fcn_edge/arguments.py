@@ -99,34 +99,26 @@ def _whole(text: str, lowest: int) -> int:
 
 def share(text: str) -> float:
     """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a number from 0 to 1")
-    return value
+    return _between(text, 0, 1, "a number from 0 to 1")
 
 
 def agreement(text: str) -> float:
     """A share of labels; also a little more than all, which nothing reaches, but no percentage."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < 2:
-        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a share from 0 to 1, such as 0.995")
-    return value
+    return _between(text, 0, 2, "a share from 0 to 1, such as 0.995")
 
 
 def drop(text: str) -> float:
     """A difference of two shares, from -1 to 1."""
+    return _between(text, -1, 1, "a number from -1 to 1, such as 0.01")
+
+
+def _between(text: str, low: float, high: float, expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected a number from -1 to 1, such as 0.01")
+    if not low <= value <= high:  # which a NaN is not
+        raise argparse.ArgumentTypeError(f"'{text}' is not usable; expected {expected}")
     return value
 
 
