@@ -43,7 +43,8 @@ def run(
         engine: what labels them.
         sink: where results go.
         overlay: what draws the pictures; None: an :class:`Overlay` as it comes.
-        max_frames: how many results to make at most.
+        max_frames: how many results to make at most; the few frames that were read ahead then go, so a second call on
+            the same file begins behind them.
         on_status: called about every ``status_every_s`` seconds, as is the sink's ``tell``.
         status_every_s: seconds between two of these calls.
 
