@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import metrics
-from ..dataset import Dataset, read_sample
-from ..errors import DataError, ModelError
+from ..dataset import Dataset, complete_samples, read_sample
+from ..errors import ModelError
 from ..runtime.engine import Engine, check_labels
 
 OnProgress = Callable[[int, int], None]
@@ -47,11 +47,7 @@ def evaluate(
         EngineError: if the engine fails, or its labels have another size than the frame or ids that are no class.
     """
     check_classes(engine, dataset, model)
-    unpaired = dataset.unpaired.get(split, ())
-    if unpaired:  # a number over the rest would pass for the number of the split
-        listing = "".join(f"\n  {problem}" for problem in unpaired)
-        raise DataError(f"split '{split}' of {dataset.root} is incomplete; mend these files:{listing}", unpaired)
-    samples = dataset.samples(split)
+    samples = complete_samples(dataset, split)
     num_classes = len(dataset.class_names)
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for done, sample in enumerate(samples, 1):

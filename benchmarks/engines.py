@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MissingError, ModelError, UsageError
+from ..errors import MissingError, ModelError
 from ..pixels import Image, Labels, fit_image, restore_labels
-from ..runtime.engine import Engine, open_engine
-from ..shipped import model_file, shipped_models
+from ..runtime.engine import Engine, open_engine, require_known
+from ..shipped import model_file
 
 Reference = Callable[[Image], Labels]
 """Labels uint8 ``[height, width]`` of a frame uint8 ``[height, width, 3]``, by an independent implementation."""
@@ -34,12 +34,8 @@ def open_any_engine(
     """
     path = Path(model)
     if not _is_checkpoint(model):
-        ships = shipped_models()
-        if str(model) not in ships and not str(model).startswith("echo://") and path.suffix not in (".onnx", ".engine"):
-            raise UsageError(
-                f"model '{model}' is unknown; expected a file that ends in .pt, .onnx or .engine, or a model that "
-                f"ships with this release ({', '.join(ships)})"
-            )
+        if not str(model).startswith("echo://"):
+            require_known(str(model), (".pt", ".onnx", ".engine"))
         return open_engine(model, threads=threads, precision_hint=precision_hint)
     if not path.is_file():
         raise ModelError(f"model file {model} does not exist; write one with: fcn-edge train --data DIR")

@@ -195,21 +195,8 @@ def _plot_from_bench(payload: dict[str, Any], path: Path) -> bool:
 
 def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the main table; columns that no model fills are left out."""
-    header = [
-        "model",
-        "backend",
-        "precision",
-        "input",
-        "frame",
-        "params M",
-        "GMACs",
-        "p50 ms",
-        "p90",
-        "p99",
-        "max",
-        "fps",
-    ]
-    header += ["speed", "RSS MiB", "GPU MiB", "mIoU"]
+    header = ["model", "backend", "precision", "input", "frame", "params M", "GMACs"]
+    header += ["p50 ms", "p90", "p99", "max", "fps", "speed", "RSS MiB", "GPU MiB", "mIoU"]
     rows = []
     for name, result in zip(short_names(results), results, strict=True):
         latency = result["latency_ms"]

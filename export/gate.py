@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .. import metrics
 from ..contract import Contract
-from ..dataset import Dataset, open_dataset_for, read_sample
+from ..dataset import Dataset, complete_samples, open_dataset_for, read_sample
 from ..errors import DataError, GateError, ModelError
 from ..pixels import Image, Labels, read_image
 from ..runtime.engine import Engine, check_labels
@@ -75,10 +75,7 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
             f"the model has the classes {', '.join(contract.class_names[:8])}, the gate's data {request.data} "
             f"{', '.join(dataset.class_names[:8])}; give --gate the data that it was trained on, or --gate-frames"
         )
-    samples = dataset.samples(request.split)
-    unpaired = dataset.unpaired.get(request.split, ())
-    if unpaired:
-        raise DataError(f"split '{request.split}' of {request.data} is incomplete: {'; '.join(unpaired[:5])}", unpaired)
+    samples = complete_samples(dataset, request.split)
     files = [file for sample in samples for file in (sample.image, sample.mask)]
     meaning = repr((dataset.class_names, dataset.id_map, dataset.ignore_id, dataset.mask_colors))
     sha256 = hashlib.sha256(f"{files_sha256(files)} {meaning}".encode()).hexdigest()

@@ -129,7 +129,7 @@ def _demo(args: argparse.Namespace) -> None:
             threads=args.threads,
             seed=args.seed,
             force=args.force,
-            on_step=lambda step: print(step, file=sys.stderr),
+            on_step=_note,
             on_progress=show,
         )
     if args.json:
@@ -272,7 +272,7 @@ def _build(args: argparse.Namespace) -> None:
                 _print_table(sensitivity_table(model, rows))
         return
     with progress_on_stderr() as show:
-        results = build(args.models, args.out, request, show, lambda note: print(f"fcn-edge: {note}", file=sys.stderr))
+        results = build(args.models, args.out, request, show, lambda note: _note(f"fcn-edge: {note}"))
     if args.json:
         _print_json({"results": results})
     else:
@@ -350,7 +350,7 @@ def _bench(args: argparse.Namespace) -> None:
     else:
         _print_table(bench_table(payload))
     for sentence in doubts(payload["results"]):
-        print(f"fcn-edge: {sentence}", file=sys.stderr)
+        _note(f"fcn-edge: {sentence}")
 
 
 # --------------------------------------------------------------------------------------------------------- inspect

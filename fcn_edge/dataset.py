@@ -103,6 +103,20 @@ class Dataset:
         return self.splits[split]
 
 
+def complete_samples(dataset: Dataset, split: str) -> tuple[Sample, ...]:
+    """The samples of a split none of whose files lacks its partner: a number over the rest would pass for its number.
+
+    Raises:
+        DataError: if an image has no mask or a mask no image; ``problems`` lists them.
+        UsageError: if there is no such split, or it is empty.
+    """
+    unpaired = dataset.unpaired.get(split, ())
+    if unpaired:
+        listing = "".join(f"\n  {problem}" for problem in unpaired)
+        raise DataError(f"split '{split}' of {dataset.root} is incomplete; mend these files:{listing}", unpaired)
+    return dataset.samples(split)
+
+
 class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
     """``classes.json`` of the plain layout."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -131,6 +132,24 @@ def check_labels(labels: Labels, size_hw: tuple[int, int], num_classes: int) -> 
         raise EngineError(f"the engine answered with class {labels.max()}; the contract has {num_classes} classes")
 
 
+def require_known(model: str, endings: Sequence[str]) -> None:
+    """Refuse what is neither the name of a model that ships nor ends as a model's file does.
+
+    Args:
+        model: what the user called it; an address that stands in its place is told without its password.
+        endings: such as ``.onnx``, two or more.
+
+    Raises:
+        UsageError: with what is expected.
+    """
+    shipped = shipped_models()
+    if model not in shipped and Path(model).suffix not in endings:
+        raise UsageError(
+            f"model '{redact(model)}' is unknown; expected a file that ends in {', '.join(endings[:-1])} or "
+            f"{endings[-1]}, or a model that ships with this release ({', '.join(shipped)})"
+        )
+
+
 def _path(model: str) -> Path:
     """The file that a ``MODEL`` argument names."""
     shipped = shipped_models()
@@ -142,12 +161,7 @@ def _path(model: str) -> Path:
             f"{model} is a checkpoint, which is trained but not run on a stream; "
             f"export it first: fcn-edge export {model} -o {path.with_suffix('.onnx')}"
         )
-    if path.suffix not in (".onnx", ".engine"):
-        names = ", ".join(shipped)
-        raise UsageError(
-            f"model '{redact(model)}' is unknown; expected a file that ends in .onnx or .engine, "
-            f"or a model that ships with this release ({names})"
-        )
+    require_known(model, (".onnx", ".engine"))
     if not path.is_file():
         command = "build MODEL -o DIR" if path.suffix == ".engine" else "export CHECKPOINT -o FILE.onnx"
         raise ModelError(f"model file {model} does not exist; write one with: fcn-edge {command}")

@@ -58,7 +58,8 @@ class VideoSink(Sink):
         self._path = path
         self._may_replace = force
         # What the containers' time bases can hold: MPEG-4 has no denominator above 65535, and OpenCV takes up to 1000.
-        self._fps = min(max(fps, 0.1), 240.0) if fps <= 65 else min(round(fps, 2), 240.0)
+        held = min(max(fps, 0.1), 240.0)
+        self._fps = round(held, 2) if held > 65 else held
         self._files = contextlib.ExitStack()
         self._writer: Any = None
         self._temporary = path

@@ -57,3 +57,8 @@ def test_an_unknown_model_is_told_all_that_is_taken():
         open_any_engine("nope")
     with pytest.raises(UsageError, match="camvid-n, camvid-s"):
         open_any_engine("nope.pth")
+
+
+def test_an_address_in_the_place_of_a_model_keeps_its_password():
+    with pytest.raises(UsageError, match=r"model 'rtsp://\*\*\*@10.0.0.7/live' is unknown; .*\.pt, \.onnx or \.engine"):
+        open_any_engine("rtsp://admin:s3cret@10.0.0.7/live")

@@ -91,6 +91,14 @@ def test_a_class_that_no_mask_shows_decides_nothing(data: Path, contract: Contra
         assert (gate.miou_fp32 - gate.miou <= 0.01) == passes
 
 
+def test_a_split_without_any_mask_is_incomplete_and_not_empty(data: Path, contract: Contract) -> None:
+    for mask in (data / "masks" / "val").iterdir():
+        mask.unlink()
+    with pytest.raises(DataError, match="is incomplete") as caught:
+        open_gate(GateRequest(data=data), contract)
+    assert len(caught.value.problems) == 2
+
+
 def test_what_masks_mean_is_part_of_the_frames(data: Path, contract: Contract) -> None:
     request = GateRequest(data=data)
     before = open_gate(request, contract).sha256
