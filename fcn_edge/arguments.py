@@ -130,11 +130,11 @@ def place(text: str) -> Path:
 
 
 def seconds(text: str) -> float:
-    """A duration such as ``10s``, ``500ms`` or ``2m`` in seconds; a bare number is seconds."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(ms|s|m)?", text)
-    value = float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, None: 1}[match[2]] if match else 0.0
+    """A duration such as ``10s``, ``500ms``, ``2m`` or ``1h`` in seconds; a bare number is seconds."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(ms|s|m|h)?", text)
+    value = float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, None: 1}[match[2]] if match else 0.0
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no duration; expected something like 10s, 500ms or 2m")
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration; expected something like 500ms, 10s, 2m or 1h")
     return value
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .arguments import count, positive, share, size
+from .arguments import count, positive, seconds, share, size
 
 if TYPE_CHECKING:
     from .runtime import StreamSummary
@@ -32,6 +32,12 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opacity", type=share, default=0.5, help="of the overlay, 0 to 1 (%(default)s)")
     parser.add_argument("--mode", choices=("overlay", "mask", "both"), default="overlay", help="(%(default)s)")
     parser.add_argument("--no-legend", action="store_true", help="leave the legend out")
+    parser.add_argument(
+        "--split",
+        type=seconds,
+        metavar="TIME",
+        help="begin a new video and .jsonl file after 10m, 1h, ..., named by its first frame's time (UTC)",
+    )
     parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
     parser.add_argument(
         "--fps", type=float, help="rate to play at (the video's own; 15 for images), to ask of a camera"
@@ -81,7 +87,7 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             camera_size_hw=args.camera_size,
             rotate=args.rotate or 0,
         ) as source,
-        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force) as sink,
+        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force, split_s=args.split) as sink,
     ):
         if args.serve:
             say(f"fcn-edge: {url} shows the stream")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import time
 from dataclasses import dataclass
 
 from ..pixels import Image, Labels
@@ -24,6 +26,11 @@ class Frame:
     captured_ns: int
     name: str
     is_live: bool = False
+
+    def captured_utc(self) -> datetime.datetime:
+        """The clock's time at capture, if it has not been set since."""
+        age = datetime.timedelta(microseconds=(time.monotonic_ns() - self.captured_ns) / 1e3)
+        return datetime.datetime.now(datetime.timezone.utc) - age
 
 
 @dataclass(frozen=True, eq=False)

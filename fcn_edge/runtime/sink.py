@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -108,7 +108,12 @@ class TeeSink(Sink):
 
 
 def open_sink(
-    spec: str | Path | Sequence[str | Path], *, contract: Contract, fps: float = 30.0, force: bool = False
+    spec: str | Path | Sequence[str | Path],
+    *,
+    contract: Contract,
+    fps: float = 30.0,
+    force: bool = False,
+    split_s: float | None = None,
 ) -> Sink:
     """Open a sink. Nothing appears on disk before the first result is written.
 
@@ -119,35 +124,41 @@ def open_sink(
         contract: what the labels mean; window, page and lines name classes or model by it.
         fps: rate at which a video plays.
         force: whether what exists may be overwritten.
+        split_s: begin a new video and ``.jsonl`` file after so many seconds, each named by the time that it begins at;
+            None: one file from start to end.
 
     Returns:
         The opened sink; close it, or use it in a ``with``.
 
     Raises:
-        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice.
+        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if
+            ``split_s`` is less than 1, or there is no file to split.
         MissingError: if OpenCV is missing or has no window to show, or the page's web server is missing.
         SinkError: if the place cannot be written to.
     """
-    if not isinstance(spec, (str, Path)):
-        places = [os.path.realpath(one) for one in spec if "://" not in str(one)]
-        twice = next((place for place in places if places.count(place) > 1), None)
-        if twice:
-            raise UsageError(f"{twice} is given as two sinks; give each a file or folder of its own")
-        opened: list[Sink] = []
-        try:
-            for one in spec:
-                opened.append(open_sink(one, contract=contract, fps=fps, force=force))
-        except BaseException:
-            _close_all(opened, keep=False)
-            raise
-        return TeeSink(opened)
+    specs = [spec] if isinstance(spec, (str, Path)) else list(spec)
+    places = [os.path.realpath(one) for one in specs if "://" not in str(one)]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice:
+        raise UsageError(f"{twice} is given as two sinks; give each a file or folder of its own")
+    opened: list[Sink] = []
     try:
-        return _open(str(spec), contract, fps, force)
+        for one in specs:
+            opened.append(_open(str(one), contract, fps, force, split_s))
+        if split_s is not None and not _has_parts(opened):
+            raise UsageError(
+                "there is nothing to split; give a video (.mp4, .mov, .mkv, .avi) or a .jsonl file as sink"
+            )
     except OSError as exc:
-        raise SinkError(f"sink {spec} cannot be opened: {exc.strerror or exc}; choose another place or name") from exc
+        _close_all(opened, keep=False)
+        raise SinkError(f"sink {one} cannot be opened: {exc.strerror or exc}; choose another place or name") from exc
+    except BaseException:
+        _close_all(opened, keep=False)
+        raise
+    return opened[0] if isinstance(spec, (str, Path)) else TeeSink(opened)
 
 
-def _open(text: str, contract: Contract, fps: float, force: bool) -> Sink:
+def _open(text: str, contract: Contract, fps: float, force: bool, split_s: float | None) -> Sink:
     if text == "null://":
         return NullSink()
     if text == "show://":
@@ -164,16 +175,30 @@ def _open(text: str, contract: Contract, fps: float, force: bool) -> Sink:
     if path.suffix.lower() == ".jsonl":
         from .sink_lines import LinesSink
 
-        return LinesSink(path, contract, force)
+        return _in_parts(path, split_s, fps, lambda part: LinesSink(part, contract, force))
     from .sink_video import CODECS, VideoSink
 
     if path.suffix.lower() in CODECS:
-        return VideoSink(path, fps, force)
+        return _in_parts(path, split_s, fps, lambda part: VideoSink(part, fps, force))
     if re.fullmatch(r"\.[A-Za-z]\w{0,4}", path.suffix) and not path.is_dir() and not text.endswith("/"):
         raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED} (end its name with /)")
     from .sink_folder import FolderSink
 
     return FolderSink(path, force)
+
+
+def _in_parts(path: Path, split_s: float | None, fps: float, open_part: Callable[[Path], Sink]) -> Sink:
+    if split_s is None:
+        return open_part(path)
+    from .sink_parts import PartsSink
+
+    return PartsSink(path, split_s, fps, open_part)
+
+
+def _has_parts(sinks: Sequence[Sink]) -> bool:
+    from .sink_parts import PartsSink
+
+    return any(isinstance(sink, PartsSink) for sink in sinks)
 
 
 def _close_all(sinks: Sequence[Sink], keep: bool) -> None:

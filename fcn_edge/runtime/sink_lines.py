@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import errno
 import os
 import time
@@ -54,11 +53,10 @@ class LinesSink(Sink):
         """
         shares = class_shares(result.labels, len(self._names))
         age_ns = time.monotonic_ns() - result.frame.captured_ns
-        captured = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(microseconds=age_ns / 1e3)
         line = {
             "frame": result.frame.index,
             "name": result.frame.name.encode(errors="replace").decode(),  # a file's name may be no UTF-8
-            "time": captured.isoformat(timespec="milliseconds"),
+            "time": result.frame.captured_utc().isoformat(timespec="milliseconds"),
             "age_ms": round(age_ns / 1e6, 3),
             "dropped": result.dropped,
             "shares": {name: round(share, 6) for name, share in zip(self._names, shares, strict=True)},
