@@ -12,6 +12,7 @@ import onnx
 from ..errors import ModelError
 from ..runtime.onnx_file import load_onnx
 from .facts import layer_types
+from .half import replace_all
 from .skip_head_onnx import DOMAIN, OP_TYPE
 
 BATCH = "batch"
@@ -21,7 +22,9 @@ def onnx_for_engine(path: Path, *, fused: bool, dynamic: bool) -> bytes:
     """Read a typed ONNX file and fit it to the engine that is wanted.
 
     The parser takes the head's function wherever there is one, even if the fused head is registered; so the function
-    is removed for a fused head and kept otherwise.
+    is removed for a fused head and kept otherwise. And it makes one activation layer, which is fused with the
+    convolution before it, of a Clip whose bounds are constants, but two elementwise layers of one whose bounds are
+    computed; so those that torch's exporter casts inside the graph are written out.
 
     Args:
         path: a typed ONNX file of this program.
@@ -32,6 +35,7 @@ def onnx_for_engine(path: Path, *, fused: bool, dynamic: bool) -> bytes:
         ModelError: if the file cannot be read, or its graph takes only one frame and ``dynamic`` is asked for.
     """
     model = load_onnx(path)
+    _write_out_bounds(model)
     if dynamic:
         _open_batch(model, path)
     if fused:
@@ -51,6 +55,28 @@ def types_in_onnx(path: Path) -> dict[str, str]:
     graph = load_onnx(path).graph
     heads = {node.name for node in graph.node if node.op_type == OP_TYPE}
     return {name: kind for name, kind in layer_types(graph) if name not in heads}
+
+
+def _write_out_bounds(model: onnx.ModelProto) -> None:
+    """Constants in the place of numbers that are cast to the type of what a Clip clips."""
+    graph = model.graph
+    numbers = {
+        node.output[0]: onnx.helper.get_attribute_value(node.attribute[0])
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name in ("value_int", "value_float")
+    }
+    bounds = {name for node in graph.node if node.op_type == "Clip" for name in node.input[1:]}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
+    kept = []
+    for node in graph.node:
+        kind = types.get(node.input[1]) if node.op_type == "CastLike" and node.output[0] in bounds else None
+        if kind and node.input[0] in numbers:
+            graph.initializer.append(onnx.helper.make_tensor(node.output[0], kind, [], [float(numbers[node.input[0]])]))
+        else:
+            kept.append(node)
+    read = {name for node in kept for name in node.input}
+    replace_all(graph.node, [node for node in kept if node.op_type != "Constant" or node.output[0] in read])
 
 
 def _open_batch(model: onnx.ModelProto, path: Path) -> None:

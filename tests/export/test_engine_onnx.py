@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from fcn_edge.errors import ModelError
 from fcn_edge.export.engine_onnx import BATCH, onnx_for_engine
 from fcn_edge.shipped import shipped_models
+from fcn_edge.street import draw_street
 
 
 @pytest.mark.parametrize("path", shipped_models().values(), ids=shipped_models())
@@ -20,6 +23,25 @@ def test_models_that_ship_take_several_frames(path: Path) -> None:
     assert not model.functions
     for value in (model.graph.input[0], model.graph.output[0]):
         assert value.type.tensor_type.shape.dim[0].dim_param == BATCH
+
+
+@pytest.mark.parametrize("path", shipped_models().values(), ids=shipped_models())
+def test_bounds_of_clips_are_written_out_and_change_no_label(path: Path) -> None:
+    data = onnx_for_engine(path, fused=False, dynamic=False)
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    clips = [node for node in model.graph.node if node.op_type == "Clip"]
+    assert clips
+    assert {tuple(float(constants[name]) for name in node.input[1:]) for node in clips} == {(0.0, 6.0)}
+    assert not {"CastLike", "Constant"} & {node.op_type for node in model.graph.node}
+    frame, _ = draw_street(0, 0.0, (360, 480))
+    labels = []
+    for file in (path.read_bytes(), data):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        _, height, width, _ = session.get_inputs()[0].shape
+        labels.append(session.run(None, {"image": cv2.resize(frame, (width, height))[None]})[0])
+    np.testing.assert_array_equal(*labels)
 
 
 def test_a_graph_for_one_frame_alone_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from fcn_edge.export.engine_onnx import onnx_for_engine
 from fcn_edge.export.qdq import insert_qdq, placement, rounded_at_once
 from fcn_edge.export.to_onnx import onnx_from_model
 from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32
@@ -69,3 +70,16 @@ def test_int8(tensorrt_site, tmp_path, exported) -> None:
         "conv weight scales to fp32.": len(where.layers),
     }
     assert found["plan_bytes"] == pytest.approx(half["plan_bytes"], rel=0.02)
+
+
+@pytest.mark.parametrize("to_typed", [fp16_from_fp32, lambda model: model], ids=["fp16", "fp32"])
+def test_a_clip_is_one_activation(tensorrt_site, tmp_path, lively_model, contract_of, to_typed) -> None:
+    model = lively_model("fcn8s-efficientnet-lite0-slim", 11)
+    typed = to_typed(onnx_from_model(model, contract_of(model, (70, 101))))
+    clips = sum(node.op_type == "Clip" for node in typed.graph.node)
+    path = tmp_path / "typed.onnx"
+    onnx.save(typed, path)
+    given = onnx.load_from_string(onnx_for_engine(path, fused=False, dynamic=False))
+    kinds = [Counter(kind for _, kind, _ in report(tensorrt_site, tmp_path, one)["layers"]) for one in (typed, given)]
+    assert [kind["ACTIVATION"] for kind in kinds] == [0, clips]
+    assert kinds[0]["ELEMENTWISE"] - kinds[1]["ELEMENTWISE"] == 2 * clips
