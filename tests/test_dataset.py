@@ -151,3 +151,31 @@ def test_no_layout(tmp_path: Path) -> None:
         dataset.open_dataset(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         dataset.open_dataset(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"), [(7, "road"), (17, "pole"), (24, "person"), (25, "rider"), (28, "bus"), (33, "bicycle")]
+)
+def test_label_ids_of_cityscapes(tmp_path: Path, raw: int, name: str) -> None:
+    put(tmp_path / "leftImg8bit" / "val" / "ulm" / "ulm_000_019_leftImg8bit.png", 9, channels=3)
+    put(tmp_path / "gtFine" / "val" / "ulm" / "ulm_000_019_gtFine_labelIds.png", raw)
+    data = dataset.open_dataset(tmp_path)
+    labels = dataset.read_sample(data, data.samples("val")[0])[1]
+    assert {data.class_names[label] for label in np.unique(labels)} == {name}
+
+
+@pytest.mark.parametrize(("ending", "raw"), [("TrainIds", 19), ("TrainIds", 254), ("Ids", 34), ("Ids", 254)])
+def test_what_is_no_id_of_cityscapes_is_refused(tmp_path: Path, ending: str, raw: int) -> None:
+    put(tmp_path / "leftImg8bit" / "val" / "ulm" / "ulm_000_019_leftImg8bit.png", 9, channels=3)
+    put(tmp_path / "gtFine" / "val" / "ulm" / f"ulm_000_019_gtFine_label{ending}.png", raw)
+    data = dataset.open_dataset(tmp_path)
+    with pytest.raises(DataError, match=rf"holds ids \[{raw}\]"):
+        dataset.read_sample(data, data.samples("val")[0])
+
+
+def test_with_a_holdout_what_the_folder_val_lacks_is_nobodys_concern(camvid_like: Path) -> None:
+    (camvid_like / "valannot" / "c_1.png").unlink()
+    with pytest.raises(DataError, match="is incomplete"):
+        dataset.complete_samples(dataset.open_dataset(camvid_like), "val")
+    data = dataset.open_dataset(camvid_like, holdout="a")
+    assert [sample.name for sample in dataset.complete_samples(data, "val")] == ["a_1", "a_2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from fcn_edge.pixels import (
     require_cv2,
     require_writable,
     restore_labels,
+    write_atomically,
     write_png,
 )  # fmt: skip
 
@@ -188,3 +190,24 @@ def test_a_folder_that_takes_no_files_is_refused_and_nothing_is_made(tmp_path: P
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere but on a read-only disk
     with pytest.raises(UsageError, match=r"new cannot be written to, .* is read-only; choose another place"):
         require_writable(tmp_path / "new")
+
+
+@pytest.mark.parametrize(("size_hw", "full_hw"), [((3, 5), (5, 9)), ((45, 61), (37, 101)), ((360, 480), (720, 960))])
+def test_labels_are_restored_at_pixel_centres(size_hw, full_hw):
+    """As frames were fitted; OpenCV's plain nearest neighbour takes the corner, which is half a pixel off."""
+    labels = np.random.default_rng(0).integers(0, 256, size_hw, np.uint8)
+    rows, columns = (
+        ((np.arange(full) + 0.5) * side / full).astype(int) for side, full in zip(size_hw, full_hw, strict=True)
+    )
+    np.testing.assert_array_equal(restore_labels(labels, full_hw), labels[rows][:, columns])
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int, mode: int) -> None:
+    """A temporary file is its owner's alone: a web server could not read the recording that it becomes."""
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "x", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode

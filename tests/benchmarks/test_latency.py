@@ -199,3 +199,30 @@ def test_nothing_to_time_is_refused():
         measure_interleaved([], 1.0)
     with pytest.raises(UsageError, match="nothing to time"):
         measure(EchoEngine(), [], 1.0)
+
+
+class Counting(EchoEngine):
+    """Counts its frames; every third one has a slow network."""
+
+    calls = 0
+
+    def infer(self, frame_bgr):
+        labels = super().infer(frame_bgr)
+        self.calls += 1
+        self.stages_ms["network"] = 100.0 if self.calls % 3 == 0 else 1.0
+        return labels
+
+
+@pytest.mark.parametrize(("count", "first_of_turns"), [(1, 0), (2, latency.MIN_ROUNDS)])
+def test_engines_are_checked_and_warm_before_they_are_timed(frames, monkeypatch, count, first_of_turns):
+    """With others between its turns an engine's caches are cold: the first frame of each turn does not count."""
+    monkeypatch.setattr(latency, "WARMUP_S", 60.0)
+    engines = [Counting() for _ in range(count)]
+    results = measure_interleaved([Candidate("x", engine, frames) for engine in engines], 0.02)
+    for engine, result in zip(engines, results, strict=True):
+        untimed = engine.calls - result["frames"]
+        assert untimed == 2 * latency.CHECKED_FRAMES + latency.WARMUP_FRAMES + first_of_turns
+
+
+def test_stages_are_medians(frames):
+    assert measure(Counting(), frames, 0.05)["stages_ms"]["network"] == 1.0

@@ -110,3 +110,11 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot be written \(.+\); give another place"):
         write_record(tmp_path / "file" / "record.json", {})
+
+
+def test_usable_cores_heed_a_containers_limit(monkeypatch):
+    monkeypatch.setattr(record, "cpu_limit", lambda: 1)
+    assert record.machine_facts()["usable_cores"] == 1
+    monkeypatch.setattr(record, "cpu_limit", lambda: None)
+    monkeypatch.setattr(record.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    assert record.machine_facts()["usable_cores"] == 6

@@ -193,3 +193,11 @@ def test_progress_goes_to_stderr_alone(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "timing" in err
+
+
+def test_each_percentile_stands_under_its_name(payload):
+    (first, _), latency = rows_of(report.markdown_from_bench(payload), "Results"), payload["results"][0]["latency_ms"]
+    shown = {"p50 ms": "p50", "p90": "p90", "p99": "p99", "max": "max"}
+    assert {column: first[column] for column in shown} == {
+        column: f"{latency[key]:.2f}" for column, key in shown.items()
+    }

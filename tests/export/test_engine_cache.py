@@ -106,3 +106,10 @@ def test_state_of_an_engine(engine: Path) -> None:
     assert engine_state(engine, **now) == (None, "foreign"), "no build leaves an engine without its sidecar"
     engine.unlink()
     assert engine_state(engine, **now) == (None, "absent")
+
+
+def test_another_limit_of_frames_makes_a_typed_file_anew(trained: Path, tmp_path: Path) -> None:
+    typed, recipe = tmp_path / "x.onnx", Recipe(source_sha256="a", precision="int8")
+    typed.write_bytes((trained / "model.onnx").read_bytes())
+    stamp(typed, recipe)
+    assert typed_state(typed, replace(recipe, max_frames=8)) == "its model or options changed"

@@ -156,3 +156,26 @@ def test_what_cannot_be_compared(data: Path, contract: Contract) -> None:
     next((data / "masks" / "val").iterdir()).unlink()
     with pytest.raises(DataError, match="incomplete"):
         open_gate(GateRequest(data=data), contract)
+
+
+def test_miou_is_that_of_all_frames_together(data: Path, contract: Contract) -> None:
+    """Pixels are counted over both frames before the mean; those that are ignored count in neither number."""
+    thirds, twos = np.arange(96, dtype=np.uint8)[None].repeat(64, 0) // 32, np.full((64, 96), 2, np.uint8)
+    masks = [thirds, twos.copy()]
+    masks[1][:16] = 255
+    for path, mask in zip(sorted((data / "masks" / "val").iterdir()), masks, strict=True):
+        write_png(path, mask)
+    frames = open_gate(GateRequest(data=data), contract)
+    gate = compare(Painted(contract, thirds), Painted(contract, twos), frames, "openvino")
+    # FP32: 64 rows are right, in the second frame 48 rows of two thirds are wrong.
+    assert gate.miou_fp32 == pytest.approx((64 / (64 + 48) + 64 / (64 + 48) + (64 + 48) / (64 + 3 * 48)) / 3)
+    # The candidate: nothing but class 2, of which the first frame has a third.
+    assert gate.miou == pytest.approx((64 + 3 * 48) / (3 * 64 + 3 * 48) / 3)
+
+
+def test_masks_of_which_no_pixel_counts_are_refused(data: Path, contract: Contract) -> None:
+    for mask in (data / "masks" / "val").iterdir():
+        write_png(mask, np.full((64, 96), 255, np.uint8))
+    labels = Painted(contract, np.zeros((64, 96), np.uint8))
+    with pytest.raises(DataError, match="no pixel of the masks"):
+        compare(labels, labels, open_gate(GateRequest(data=data, min_agreement=0.5), contract), "openvino")

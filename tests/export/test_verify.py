@@ -124,3 +124,10 @@ def test_all_of_camvids_validation_images(camvid, tmp_path, lively_model, contra
     agreement = verify(path, model, map(read_image, images))
     assert agreement.pixels == 101 * 360 * 480
     assert agreement.passed, str(agreement)
+
+
+@pytest.mark.parametrize(("other", "ties"), [(0.99995, 1), (0.9995, 0)])
+def test_only_what_rounding_can_turn_is_a_tie(other: float, ties: int) -> None:
+    logits = torch.tensor([other, 1.0]).view(2, 1, 1)
+    assert compared(logits, np.zeros((1, 1), np.uint8)) == (1, ties)
+    assert compared(100 * logits, np.zeros((1, 1), np.uint8)) == (1, ties), "a share of the larger one"

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from fcn_edge.contract import METADATA_KEY
 from fcn_edge.errors import EngineError, FcnEdgeError, MissingError, ModelError, UsageError
+from fcn_edge.runtime import engine_openvino
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import contract_from_onnx, split_onnx
 
@@ -251,3 +252,15 @@ def test_an_address_as_a_model_tells_no_password():
     with pytest.raises(UsageError, match="is unknown") as caught:
         open_engine("rtsp://admin:s3cret@cam/live")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_network_and_head_keep_to_the_threads_given(hand_model, tmp_path, monkeypatch, threads):
+    given, head = [], engine_openvino.skip_head
+    monkeypatch.setattr(
+        engine_openvino, "skip_head", lambda *args, threads: (given.append(threads), head(*args, threads=threads))[1]
+    )
+    with open_engine(hand_model().write(tmp_path / "m.onnx"), threads=threads) as engine:
+        engine.infer(small_image(engine.contract.size_hw))
+        assert set(given) == {threads}
+        assert engine._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") <= threads

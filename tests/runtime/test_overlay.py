@@ -7,6 +7,7 @@ import pytest
 
 from fcn_edge.dataset import distinct_palette
 from fcn_edge.errors import UsageError
+from fcn_edge.runtime.legend import Legend
 from fcn_edge.runtime.overlay import Overlay
 
 
@@ -97,3 +98,26 @@ def test_labels_that_do_not_fit_are_refused(contract, labels):
 def test_bad_options(contract, options):
     with pytest.raises(UsageError):
         Overlay(contract, **options)
+
+
+def test_names_in_a_legend_do_not_run_into_the_next_swatch(contract):
+    def drawn(*names):
+        colors = ((255, 0, 0), (0, 255, 0))[: len(names)]
+        picture = np.zeros((480, 640, 3), np.uint8)
+        Legend(replace(contract, class_names=names, palette=colors)).draw_on(picture)
+        return picture
+
+    one, two = drawn("a name of a class"), drawn("a name of a class", "another")
+    swatch = np.flatnonzero((two == (0, 255, 0)).all(2).any(0))
+    assert swatch[0] > np.flatnonzero(one.any((0, 2)))[-1] + 1
+
+
+def test_a_legend_grows_with_the_picture_and_stands_on_a_dark_ground(contract):
+    rows = {}
+    for height, width in ((360, 480), (1080, 1920)):
+        picture = np.full((height, width, 3), 255, np.uint8)
+        Legend(contract).draw_on(picture)
+        changed = np.flatnonzero((picture != 255).any((1, 2)))
+        rows[height] = len(changed)
+        assert np.median(picture[changed[0] :]) < 128, "white letters on a white street cannot be read"
+    assert rows[1080] > 2 * rows[360]

@@ -75,6 +75,7 @@ def at(second: float, index: int, image: np.ndarray) -> Result:
         ([0.0, 0.101, 0.401, 0.501], [0, 1, 1, 1, 2, 3]),  # an engine, or a camera, slower than is declared
         ([0.0, 0.11, 0.19, 0.31, 0.39], [0, 1, 2, 3, 4]),  # early and late by a little
         ([0.0, 0.101, 9.101, 9.201], [0, 1, 2, 3]),  # a camera that was away
+        ([0.0, 0.101, 9.101, 9.501], [0, 1, 2, 2, 2, 2, 3]),  # and is slow when it is back
         ([0.0, 0.051, 0.101, 0.151, 0.201], [0, 1, 2, 3, 4]),  # one twice as fast as it says: nothing is lost
     ],
 )
@@ -334,3 +335,21 @@ def test_window_fits_the_picture_and_hears_a_key_also_while_the_source_gives_not
         keys.append(ord("q"))
         sink.tell(meter.status(Link("reconnecting")))
         assert sink.wants_stop
+
+
+@pytest.mark.parametrize("size_hw", [(48, 63), (47, 64), (47, 63)])
+def test_a_row_or_column_that_is_lacking_is_repeated_and_nothing_resized(opened, tmp_path, read_video, size_hw):
+    image = np.zeros((*size_hw, 3), np.uint8)
+    image[::2, : size_hw[1] // 2] = image[:, size_hw[1] // 2 :: 2] = 255  # resized, the stripes would be grey
+    with opened(tmp_path / "o.avi") as sink:
+        sink.write(result(0, image))
+    (seen,) = read_video(tmp_path / "o.avi")
+    inner = np.abs(seen[: size_hw[0], : size_hw[1]].astype(int) - image)
+    assert inner.mean() < 12
+    assert seen.shape[:2] == (48, 64)
+
+
+def test_a_result_without_a_picture_is_no_video(opened, tmp_path):
+    with opened(tmp_path / "o.mp4") as sink, pytest.raises(SinkError, match="frame 3 came without a picture"):
+        sink.write(dataclasses.replace(result(3, np.zeros((4, 4, 3), np.uint8)), picture_bgr=None))
+    assert not list(tmp_path.iterdir())

@@ -369,3 +369,72 @@ def test_a_video_whose_web_server_is_lost_is_not_at_its_end(tmp_path, make_video
                 list(source)
         done.set()
         server.shutdown()
+
+
+def test_a_closed_source_has_let_go_of_the_camera(marks, list_source):
+    """Else opening /dev/video0 again right after that finds it busy."""
+    closed = []
+
+    class Slow(list_source):
+        def close(self):
+            time.sleep(0.2)
+            closed.append(True)
+
+    with ReconnectingSource(lambda: Slow([marks[0](0)] * 1000, is_live=True), "cam") as source:
+        source.read()
+    assert closed
+
+
+def test_a_camera_that_opens_too_late_is_closed_again(marks, list_source):
+    release, closed = threading.Event(), threading.Event()
+
+    class Late(list_source):
+        def close(self):
+            closed.set()
+
+    def open_late():
+        release.wait(10)
+        return Late([marks[0](0)] * 1000, is_live=True)
+
+    with pytest.raises(SourceError, match="does not answer"):
+        ReconnectingSource(open_late, "cam")
+    release.set()
+    assert closed.wait(5)
+
+
+def test_a_camera_that_opens_too_late_in_an_outage_is_closed_again(camera, marks, list_source):
+    release, closed = threading.Event(), threading.Event()
+
+    class Late(list_source):
+        def close(self):
+            closed.set()
+
+    openings = iter([list_source([marks[0](0)], is_live=True)])
+
+    def open_one():
+        if (first := next(openings, None)) is not None:
+            return first
+        release.wait(10)
+        return Late([marks[0](0)] * 1000, is_live=True)
+
+    with ReconnectingSource(open_one, "cam", max_reconnects=1) as source:
+        assert len(list(source)) == 1
+        release.set()
+        assert closed.wait(5), "it was not left while the source is open"
+
+
+def test_size_and_rate_are_those_of_the_newest_connection_and_turned_as_frames_are(marks, list_source):
+    cameras = [list_source([marks[0](index)], is_live=True) for index in range(2)]
+    cameras[1].fps, cameras[1].size_hw = 10.0, (96, 128)
+    left = iter(cameras)
+
+    def open_one():
+        if (camera := next(left, None)) is None:
+            raise SourceError("gone")
+        return camera
+
+    with ReconnectingSource(open_one, "cam", max_reconnects=1) as source:
+        source.rotate(90)
+        assert (source.fps, source.size_hw) == (25.0, (64, 48))
+        assert len(list(source)) == 2
+    assert (source.fps, source.size_hw) == (10.0, (128, 96))

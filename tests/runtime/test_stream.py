@@ -21,6 +21,7 @@ from fcn_edge.errors import EngineError, SourceError, UsageError
 from fcn_edge.runtime import open_engine, open_sink, open_source, run
 from fcn_edge.runtime.engine import Engine
 from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
+from fcn_edge.runtime.reader import Reader
 from fcn_edge.runtime.sink import NullSink, Sink
 
 FIELDS = ["frames_in", "frames_out", "dropped", "reconnects", "stalls", "fps", "latency_ms", "age_ms", "ended"]
@@ -341,3 +342,58 @@ def test_camvid_frames_to_a_video(camvid, tmp_path, read_video):
     summary = echo_to_file(f"{camvid}/val/*.png", out)
     assert summary.frames_out == 101
     assert len(read_video(out)) == 101
+
+
+def test_sinks_hear_at_the_start_and_as_time_passes(list_source, marks):
+    """A page tells of its stream before the first frame, and a window hears its key while there is none."""
+
+    class Listening(NullSink):
+        def __init__(self):
+            self.heard = []
+
+        def tell(self, status):
+            self.heard.append(status.frames_out)
+
+    sink = Listening()
+    run_echo(list_source([slowly(marks[0](0), 0.01)] * 20), sink, status_every_s=0.05)
+    assert sink.heard[0] == 0
+    assert len(sink.heard) >= 3
+    assert sink.heard == sorted(sink.heard)
+
+
+def test_a_second_signal_interrupts_an_engine_that_hangs(list_source, marks):
+    class Hanging(EchoEngine):
+        def infer(self, frame_bgr):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+            raise AssertionError("it was not interrupted")
+
+    sink = ListSink()
+    with pytest.raises(KeyboardInterrupt):
+        run(list_source([marks[0](0)] * 3), Hanging(), sink)
+    assert sink.kept is True
+
+
+def test_no_picture_is_drawn_for_a_sink_that_needs_none(list_source, marks):
+    class Undrawable:
+        def draw(self, frame_bgr, labels):
+            raise AssertionError("drawn for nobody")
+
+    assert run_echo(list_source([marks[0](0)] * 3), NullSink(), overlay=Undrawable()).frames_out == 3
+
+
+def test_one_frame_is_a_limit(list_source, marks):
+    assert run_echo(list_source([marks[0](0)] * 3), NullSink(), max_frames=1).frames_out == 1
+
+
+def test_a_frame_is_taken_as_soon_as_it_is_there(list_source, marks):
+    """A live frame that waits for the next look at the queue is up to 0.1 s older."""
+    release = threading.Event()
+    source = list_source([slowly(marks[0](0), 0.2), lambda: release.wait(30) and None], is_live=True)
+    with Reader(source) as reader:
+        started = time.monotonic()
+        frame, _ = reader.take(20.0)
+        assert time.monotonic() - started < 10
+        release.set()
+    assert frame is not None

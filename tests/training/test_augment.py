@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 import torch
 from torch import Tensor
 
-from fcn_edge.training.augment import augment_batch
+from fcn_edge.training.augment import _YIQ, augment_batch
 from fcn_edge.training.config import AugmentConfig
 
 NONE = AugmentConfig(
@@ -180,3 +182,44 @@ def test_the_generator_determines_everything() -> None:
     third = run(images, masks, (64, 64), config, seed=8)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], third[0])
+
+
+def vary(values: list[float], **options: object) -> Tensor:
+    """Colours ``[64, 3]`` of 64 images of one colour after they were varied."""
+    images = torch.tensor(values).to(torch.uint8).view(1, 3, 1, 1).repeat(64, 1, 8, 8)
+    pixels, _ = run(images, torch.zeros(64, 8, 8, dtype=torch.uint8), (8, 8), replaced(**options))
+    return pixels.mean((2, 3))
+
+
+def reaches(values: Tensor, low: float, high: float) -> bool:
+    """Whether 64 values lie between two bounds and come near both."""
+    rest = 0.15 * (high - low)
+    return bool(low - 1e-3 <= values.min() <= low + rest and high - rest <= values.max() <= high + 1e-3)
+
+
+def test_brightness_contrast_and_saturation_reach_as_far_as_they_say() -> None:
+    assert reaches(vary([60.0, 90.0, 150.0], brightness=0.1)[:, 0] - 60, -25.5, 25.5)
+    contrast = (vary([60.0, 90.0, 150.0], contrast=0.4) - 127.5) / (torch.tensor([60.0, 90.0, 150.0]) - 127.5)
+    assert torch.allclose(contrast, contrast[:, :1], atol=1e-3)
+    assert reaches(contrast[:, 0], 0.6, 1.4)
+    colorful = vary([100.0, 120.0, 150.0], saturation=0.5) @ _YIQ.T
+    wanted = torch.tensor([100.0, 120.0, 150.0]) @ _YIQ.T
+    assert torch.allclose(colorful[:, 0], wanted[0], atol=0.1)
+    assert reaches(colorful[:, 1] / wanted[1], 0.5, 1.5)
+
+
+def test_hue_turns_colours_by_a_share_of_the_circle() -> None:
+    color = torch.tensor([100.0, 120.0, 150.0])
+    luma, first, second = (vary(color.tolist(), hue=0.1) @ _YIQ.T).unbind(1)
+    _, before, beside = color @ _YIQ.T
+    turned = torch.atan2(before * second - beside * first, before * first + beside * second)
+    assert torch.allclose(luma, (color @ _YIQ.T)[0], atol=0.1)
+    assert reaches(turned, -0.2 * math.pi, 0.2 * math.pi)
+
+
+def test_noise_is_as_strong_as_it_says() -> None:
+    images = torch.full((64, 3, 32, 32), 127, dtype=torch.uint8)
+    pixels, _ = run(images, torch.zeros(64, 32, 32, dtype=torch.uint8), (32, 32), replaced(noise=1.0))
+    assert reaches(pixels.std((1, 2, 3)), 2 * 0.96, 12 * 1.04)
+    pixels, _ = run(images, torch.zeros(64, 32, 32, dtype=torch.uint8), (32, 32), replaced(noise=0.25))
+    assert 0.1 < (pixels.std((1, 2, 3)) > 1).float().mean() < 0.45
