@@ -47,6 +47,9 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rotate", type=int, choices=(90, 180, 270), help="turn the frames clockwise, by degrees")
     parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, instead of ending"
+    )
+    parser.add_argument(
         "--max-reconnects", type=count, metavar="N", help="give a lost camera up after N tries in a row (never)"
     )
     parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
@@ -86,6 +89,7 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             max_reconnects=args.max_reconnects,
             camera_size_hw=args.camera_size,
             rotate=args.rotate or 0,
+            skip_unreadable=args.skip_unreadable,
         ) as source,
         open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force, split_s=args.split) as sink,
     ):

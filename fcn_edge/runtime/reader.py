@@ -27,6 +27,7 @@ class Reader:
         self._slots = LIVE_SLOTS if source.is_live else FILE_SLOTS
         self._changed = threading.Condition()
         self._dropped = 0
+        self._next_index = 0
         self._stopping = False
         self._ended = False
         self._error: BaseException | None = None
@@ -70,6 +71,8 @@ class Reader:
                 if len(self._frames) == self._slots:
                     self._frames.popleft()
                     self._dropped += 1
+                self._dropped += frame.index - self._next_index if self._next_index else 0  # the source lost these
+                self._next_index = frame.index + 1
             else:
                 self._changed.wait_for(lambda: len(self._frames) < self._slots or self._stopping)
             self._frames.append(frame)

@@ -98,6 +98,7 @@ def open_source(
     max_reconnects: int | None = None,
     camera_size_hw: tuple[int, int] | None = None,
     rotate: int = 0,
+    skip_unreadable: bool = False,
 ) -> Source:
     """Open a source of frames.
 
@@ -111,6 +112,7 @@ def open_source(
         camera_size_hw: (height, width) to ask a camera on this machine for; None: 720x1280 of ``csi://``, what it
             likes of a USB camera, often 480x640.
         rotate: degrees, 90, 180 or 270, to turn frames by, clockwise; 0: none.
+        skip_unreadable: leave out what cannot be read of several images, and tell of it in ``note``.
 
     Returns:
         The opened source; close it, or use it in a ``with``.
@@ -137,7 +139,7 @@ def open_source(
         )
     else:
         try:
-            source = _open(text, fps, max_reconnects)
+            source = _open(text, fps, max_reconnects, skip_unreadable)
         except OSError as exc:
             reason = exc.strerror or exc
             raise SourceError(f"source {redact(text)} cannot be opened: {reason}; expected {_EXPECTED}") from exc
@@ -146,7 +148,7 @@ def open_source(
     return source
 
 
-def _open(text: str, fps: float | None, max_reconnects: int | None) -> Source:
+def _open(text: str, fps: float | None, max_reconnects: int | None, skip_unreadable: bool) -> Source:
     """Open what is no camera on this machine."""
     if not text:
         raise SourceError(f"the source is empty; expected {_EXPECTED}")
@@ -157,11 +159,12 @@ def _open(text: str, fps: float | None, max_reconnects: int | None) -> Source:
     if not path.exists() and glob.has_magic(text):
         # glob.glob, as Path.glob takes no absolute pattern.
         paths = [Path(found) for found in glob.glob(text, recursive=True)]  # noqa: PTH207
-        return _open_images(paths, text, f"no image matches {text}; quote the glob so that the shell leaves it", fps)
+        nothing = f"no image matches {text}; quote the glob so that the shell leaves it"
+        return _open_images(paths, text, nothing, fps, skip_unreadable)
     if path.is_dir():
-        return _open_images(list(path.iterdir()), text, f"folder {text} holds no image", fps)
+        return _open_images(list(path.iterdir()), text, f"folder {text} holds no image", fps, skip_unreadable)
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-        return _open_images([path], text, "", fps)
+        return _open_images([path], text, "", fps, False)
     if path.exists() and not path.is_file():
         raise SourceError(f"source {text} is no regular file; expected {_EXPECTED}")
     if not path.is_file():
@@ -183,10 +186,10 @@ def _open_url(text: str, scheme: str, rest: str, fps: float | None, max_reconnec
     raise SourceError(f"source {redact(text)} has the unknown scheme {scheme}://; expected {_EXPECTED}")
 
 
-def _open_images(paths: list[Path], name: str, nothing: str, fps: float | None) -> Source:
+def _open_images(paths: list[Path], name: str, nothing: str, fps: float | None, skip_unreadable: bool) -> Source:
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
         raise SourceError(f"{nothing} ({len(paths)} other files); expected {', '.join(IMAGE_SUFFIXES)}")
     from .source_images import ImageSource
 
-    return ImageSource(images, name, fps)
+    return ImageSource(images, name, fps, skip_unreadable)

@@ -20,29 +20,53 @@ class ImageSource(Source):
 
     The first is read when the source is opened, so that what is no image at all fails before a sink is made.
 
+    Args:
+        paths: the files, at least one.
+        name: for messages.
+        fps: rate to play at; None: 15.
+        skip_unreadable: whether images that cannot be read are left out, and told of in ``note``.
+
     Raises:
-        SourceError: if the first image cannot be read; the message names the file.
+        SourceError: if the first image cannot be read, or with ``skip_unreadable`` none; the message names the file.
     """
 
-    def __init__(self, paths: Sequence[Path], name: str, fps: float | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], name: str, fps: float | None = None, skip_unreadable: bool = False
+    ) -> None:
+        super().__init__(name, fps or DEFAULT_FPS, (0, 0), len(paths))
         self._paths = sorted(paths, key=natural_key)
         self._names = _names(self._paths)
-        self._first: Image | None = _read(self._paths[0])
+        self._skips = skip_unreadable
+        self._skipped = 0
+        self._first = self._next_image()
+        if self._first is None:
+            raise SourceError(f"nothing to show in {name}: {self.note}")
         height, width = self._first.shape[:2]
-        super().__init__(name, fps or DEFAULT_FPS, (height, width), len(self._paths))
+        self.size_hw = (height, width)
 
     def read(self) -> Frame | None:
         """The next image, or None after the last.
 
         Raises:
-            SourceError: if it cannot be read; the message names the file.
+            SourceError: if it cannot be read; the message names the file, and the next call goes on behind it.
         """
-        index = self._next_index
-        if index == len(self._paths):
-            return None
-        image = self._first if self._first is not None else _read(self._paths[index])
+        image = self._first if self._first is not None else self._next_image()
         self._first = None
-        return self._frame(image, self._names[index])
+        return self._frame(image, self._names[self._next_index]) if image is not None else None
+
+    def _next_image(self) -> Image | None:
+        """The next image that can be read, whose number the next index then is."""
+        while self._next_index < len(self._paths):
+            try:
+                return _read(self._paths[self._next_index])
+            except SourceError as exc:
+                self._next_index += 1
+                if not self._skips:
+                    raise
+                self._skipped += 1
+                last = f"the last: {exc}" if self._skipped > 1 else str(exc)
+                self.note = f"{self._skipped} of {len(self._paths)} images could not be read; {last}"
+        return None
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -42,6 +42,7 @@ class ReconnectingSource(Source):
         self._left: list[_Connection] = []
         self._tries = 0
         self._first_ns: int | None = None  # when this connection's first frame was captured
+        self._taken = 0  # frames of this connection up to the one that was taken last
         self._connection = _Connection(open_camera)
         try:
             camera = self._connection.camera(name, OPEN_TIMEOUT_S)
@@ -51,7 +52,7 @@ class ReconnectingSource(Source):
         super().__init__(name, camera.fps, camera.size_hw, None, is_live=True)
 
     def read(self) -> Frame | None:
-        """The next frame, however long it takes; None once the camera is given up or the source closed.
+        """The newest frame not read yet, however long it takes; None once the camera is given up or the source closed.
 
         Raises:
             Exception: what is no loss of the camera, such as a missing package.
@@ -60,6 +61,8 @@ class ReconnectingSource(Source):
             frame, lost = self._next()
             if frame is not None:
                 self._note_steady(frame.captured_ns)
+                self._next_index += frame.index - self._taken
+                self._taken = frame.index + 1
                 return dataclasses.replace(self._frame(frame.image_bgr), captured_ns=frame.captured_ns)
             if not self._closed.is_set() and not self._reconnect(lost):
                 break
@@ -104,7 +107,7 @@ class ReconnectingSource(Source):
                 self._left.append(connection)
                 continue
             self.fps, self.size_hw = camera.fps, self._turned_size(camera.size_hw)
-            self._connection, self._first_ns = connection, None
+            self._connection, self._first_ns, self._taken = connection, None, 0
             self.link = dataclasses.replace(self.link, state="running", reconnects=self.link.reconnects + 1)
             return True
         self.link = dataclasses.replace(self.link, state="failed")
@@ -120,7 +123,10 @@ class ReconnectingSource(Source):
 
 
 class _Connection:
-    """One opening of the camera and the thread that alone touches it; holds the one frame not taken yet."""
+    """One opening of the camera and the thread that alone touches it; holds the newest frame, if it is not taken yet.
+
+    The thread never waits for who takes frames: the camera's buffers would fill, and what comes of them grow older.
+    """
 
     def __init__(self, open_camera: Callable[[], Source]) -> None:
         self._open_camera = open_camera
@@ -191,7 +197,6 @@ class _Connection:
 
     def _put(self, frame: Frame) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._frame is None or self._is_left)
             self._frame = frame
             self._changed.notify_all()
             return not self._is_left

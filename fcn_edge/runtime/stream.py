@@ -30,6 +30,7 @@ def run(
     max_frames: int | None = None,
     on_status: Callable[[StreamStatus], None] | None = None,
     status_every_s: float = 2.0,
+    stop: threading.Event | None = None,
 ) -> StreamSummary:
     """Stream a source through an engine into a sink until it ends, ``max_frames`` are through, or a signal says so.
 
@@ -47,9 +48,11 @@ def run(
             the same file begins behind them.
         on_status: called about every ``status_every_s`` seconds, as is the sink's ``tell``.
         status_every_s: seconds between two of these calls.
+        stop: ends the stream once it is set, as a signal does; for a stream in a thread, which no signal reaches.
 
     Returns:
-        What became of the stream.
+        What became of the stream. In the main thread SIGINT, SIGTERM and SIGHUP end it, as ``ended="signal"`` says: a
+        loop over several streams has to look at that. A handler of the caller's own is called behind the clean end.
 
     Raises:
         UsageError: if ``max_frames`` is less than 1.
@@ -59,11 +62,11 @@ def run(
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
     overlay = overlay or Overlay(engine.contract)
     meter = Meter(source.name, source.frame_count)
-    with _stop_on_signals() as stop, _closing(sink, source.is_live), Reader(source) as reader:
+    with _noted_signals() as signals, _closing(sink, source.is_live), Reader(source) as reader:
         sink.tell(meter.status(source.link))
         while True:
             frame, dropped = reader.take(_POLL_S)
-            if stop.requested or sink.wants_stop:
+            if signals or (stop is not None and stop.is_set()) or sink.wants_stop:
                 ended = "signal"
                 break
             if frame is not None:
@@ -89,37 +92,36 @@ def run(
     return meter.summary(ended, source.link)
 
 
-class _Stop:
-    """Whether someone has asked to stop."""
-
-    requested = False
-
-
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    """Let the first SIGINT, SIGTERM or SIGHUP ask to stop, a second one interrupt at once; in the main thread only.
+def _noted_signals() -> Iterator[list[int]]:
+    """Note the first SIGINT, SIGTERM or SIGHUP, let a second one interrupt at once; in the main thread only.
 
-    SIGHUP says that the terminal is gone, such as with a broken SSH connection; under ``nohup`` it stays ignored.
+    The handler that was there before is called at the end. SIGHUP says that the terminal is gone, such as with a broken
+    SSH connection; under ``nohup`` it stays ignored.
     """
-    stop = _Stop()
+    noted: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
             raise KeyboardInterrupt
-        stop.requested = True
+        noted.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield noted
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
+    before = {int(number): signal.signal(number, note) for number in numbers}
     try:
-        yield stop
+        yield noted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    for number in noted:
+        handler = before[number]
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, None)
 
 
 @contextlib.contextmanager

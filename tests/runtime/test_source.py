@@ -189,6 +189,37 @@ def test_other_images_become_bgr(tmp_path, channels):
     assert (frame.image_bgr.shape, frame.image_bgr.dtype) == ((4, 6, 3), np.uint8)
 
 
+def test_behind_an_image_that_cannot_be_read_is_the_next(tmp_path, marks):
+    for index in (0, 1, 3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), marks[0](index))
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with open_source(tmp_path) as source:
+        assert [source.read().name for _ in range(2)] == ["0", "1"]
+        with pytest.raises(SourceError, match=r"2\.png"):
+            source.read()
+        assert (source.read().name, source.read()) == ("3", None)
+
+
+@pytest.mark.parametrize("broken", [["0.png"], ["2.png"], ["0.png", "3.png"]])
+def test_images_that_cannot_be_read_are_left_out_on_request(tmp_path, marks, broken):
+    names = [f"{index}.png" for index in range(4)]
+    for index, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / name), marks[0](index))
+    for name in broken:
+        (tmp_path / name).write_bytes(b"no image")
+    with open_source(tmp_path, skip_unreadable=True) as source:
+        assert source.size_hw == (48, 64)
+        frames = list(source)
+    assert [f"{frame.name}.png" for frame in frames] == [name for name in names if name not in broken]
+    assert [frame.index for frame in frames] == [names.index(f"{frame.name}.png") for frame in frames]
+    assert source.note.startswith(f"{len(broken)} of 4 images could not be read; ")
+    assert broken[-1] in source.note
+    for name in names:
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"nothing to show in .*: 4 of 4 images could not be read"):
+        open_source(tmp_path, skip_unreadable=True)
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "empty"])
 @pytest.mark.parametrize("broken", ["0.png", "1.png"])
 def test_broken_image_is_named(tmp_path, marks, broken, damage):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -97,7 +99,13 @@ def test_a_drawn_street_and_a_video_are_turned_too(tmp_path, make_video):
 
 
 def test_frames_are_turned_as_before_when_a_camera_comes_back(list_source):
-    opened = [list_source([np.zeros((48, 64, 3), np.uint8)] * 2, is_live=True) for _ in range(2)]
+    image = np.zeros((48, 64, 3), np.uint8)
+
+    def later():
+        time.sleep(0.2)  # so that the one before is taken
+        return image
+
+    opened = [list_source([image, later], is_live=True) for _ in range(2)]
     with ReconnectingSource(lambda: opened.pop(0), "cam", max_reconnects=1) as source:
         source.rotate(90)
         shapes = [source.read().image_bgr.shape[:2] for _ in range(3)]

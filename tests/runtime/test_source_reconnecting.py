@@ -41,7 +41,24 @@ def no_repeats(monkeypatch):
 
 @pytest.fixture
 def camera(list_source, marks):
-    """Opens, one after another, the cameras it is given: frames by number, or what opening raises or does."""
+    """Opens, one after another, the cameras it is given: frames by number, or what opening raises or does.
+
+    A frame comes once the one before was taken, so that none is dropped.
+    """
+    wanted = threading.Semaphore(1)
+
+    class Patient(ReconnectingSource):
+        def read(self):
+            frame = super().read()
+            wanted.release()
+            return frame
+
+    def when_wanted(index):
+        def give():
+            wanted.acquire(timeout=10)
+            return marks[0](index)
+
+        return give
 
     def make(*openings, **options):
         left = iter(openings)
@@ -52,11 +69,11 @@ def camera(list_source, marks):
                 opening = opening()
             if isinstance(opening, BaseException):
                 raise opening
-            items = [marks[0](item) if isinstance(item, int) else item for item in opening]
+            items = [when_wanted(item) if isinstance(item, int) else item for item in opening]
             opened.append(list_source(items, is_live=True))
             return opened[-1]
 
-        return ReconnectingSource(open_one, "cam", **options)
+        return Patient(open_one, "cam", **options)
 
     opened = []
     make.opened = opened
@@ -71,6 +88,47 @@ def test_a_camera_that_ends_is_opened_again_and_frames_are_numbered_on(camera, m
     assert [(frame.index, frame.name) for frame in frames] == [(index, f"00000{index}") for index in range(5)]
     assert (source.link.reconnects, source.link.stalls, source.link.state) == (1, 0, "failed")
     assert source.note == "cam was lost and did not come back in 1 tries: it ended"
+
+
+def paced(frames, list_source, seconds=0.01):
+    """A camera with a frame every so many seconds, whoever takes it."""
+
+    def pace(frame):
+        def give():
+            time.sleep(seconds)
+            return frame
+
+        return give
+
+    return list_source([pace(frame) for frame in frames], is_live=True)
+
+
+def test_who_reads_slowly_gets_the_newest_frame_and_none_that_waited(list_source, marks):
+    cameras = [paced(map(marks[0], range(40)), list_source), paced(map(marks[0], range(20)), list_source)]
+    frames = []
+    with ReconnectingSource(lambda: cameras.pop(0), "cam", max_reconnects=1) as source:
+        while (frame := source.read()) is not None:
+            frames.append(frame)
+            time.sleep(0.08)
+    assert 2 <= len(frames) < 30
+    assert [frame.index for frame in frames] == sorted({frame.index for frame in frames})
+    assert all(marks[1](frame.image_bgr) == frame.index % 20 for frame in frames), "those dropped are numbered too"
+    assert {39, 59} <= {frame.index for frame in frames}, "the last one of each connection"
+
+
+def test_frames_that_nobody_took_count_as_dropped(list_source, marks):
+    cameras = [paced(map(marks[0], range(30)), list_source)]
+
+    class Slow(EchoEngine):
+        def infer(self, frame_bgr):
+            time.sleep(0.05)
+            return super().infer(frame_bgr)
+
+    with ReconnectingSource(lambda: cameras.pop(0), "cam", max_reconnects=0) as source:
+        summary = run(source, Slow(), open_sink("null://", contract=ECHO_CONTRACT))
+    assert summary.frames_in == 30
+    assert summary.frames_in == summary.frames_out + summary.dropped
+    assert summary.frames_out < 20
 
 
 def test_capture_times_are_those_of_the_camera(camera):

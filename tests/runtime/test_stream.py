@@ -250,6 +250,34 @@ def test_signal_is_heard_while_a_camera_gives_nothing(list_source, marks):
     assert time.monotonic() - started < 4
 
 
+def test_a_signal_s_earlier_handler_is_called_once_the_recording_is_whole(list_source, marks, monkeypatch):
+    """A service that notes SIGTERM and looks at it between two streams must hear of it."""
+    sink, heard = ListSink(), []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append((number, sink.kept)))
+    try:
+        frames = [marks[0](0), lambda: os.kill(os.getpid(), signal.SIGTERM) or marks[0](1)] + [marks[0](2)] * 1000
+        assert run_echo(list_source(frames), sink).ended == "signal"
+        assert heard == [(signal.SIGTERM, True)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(heard) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stream_in_a_thread_is_stopped_by_an_event(list_source, marks):
+    release, stop, ended = threading.Event(), threading.Event(), []
+    source = list_source([marks[0](0), lambda: release.wait(30) and None], is_live=True)
+    sink = ListSink()
+    thread = threading.Thread(target=lambda: ended.append(run_echo(source, sink, stop=stop).ended))
+    thread.start()
+    stop.set()
+    thread.join(20)
+    release.set()
+    assert not thread.is_alive()
+    assert (ended, sink.kept) == (["signal"], True)
+    assert run_echo(list_source([marks[0](0)]), NullSink(), stop=stop).frames_out == 0, "it was set before"
+
+
 def test_window_that_is_closed_ends_the_stream(list_source, marks):
     sink = NullSink()
     sink.wants_stop = True
