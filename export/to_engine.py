@@ -18,11 +18,13 @@ from ..pixels import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
 from ..runtime.tensorrt_library import (
+    RTX,
     library_of,
     load_plugin,
     log_of,
     no_start,
     open_runtime,
+    require_own_name,
     require_tensorrt,
     unfit_gpu,
 )
@@ -78,7 +80,9 @@ class EngineBuilder:
             self._builder = self._trt.Builder(self._log)
         except (TypeError, RuntimeError) as exc:
             raise no_builder(self.library, device, no_start(self._log, exc)) from exc
-        self.gpu: Gpu | None = None if self.library.package == "tensorrt_rtx" else device
+        self.gpu: Gpu | None = None if self.library.package == RTX else device
+        if plugin and self.library.package == RTX:
+            require_own_name()
         self.plugin: Plugin | None = load_plugin(self._trt, plugin) if plugin else None
 
     @property

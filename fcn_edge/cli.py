@@ -95,9 +95,9 @@ def _doctor(args: argparse.Namespace) -> None:
         _print_json({"findings": findings})
         return
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("", "what", "seen", "to close the gap")
+    table = Table("", "what", "seen", Column("to close the gap", overflow="fold"))  # commands are to be copied whole
     for finding in findings:
         mark = "[green]yes" if finding.found else "[yellow]no"
         table.add_row(mark, finding.name, escape(finding.detail), escape(finding.remedy))  # fcn-edge[gpu] is no markup

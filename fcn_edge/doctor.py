@@ -13,7 +13,7 @@ from . import __version__
 from .errors import MissingError
 from .pixels import require_cv2
 from .runtime.cuda_driver import cuda_version, find_gpu
-from .runtime.tensorrt_library import find_plugin
+from .runtime.tensorrt_library import PACKAGES, RTX, find_plugin, require_own_name
 from .skip_head import native_targets
 
 
@@ -99,17 +99,24 @@ def _gpu() -> Finding:
 
 def _plugin() -> Finding:
     try:
-        return Finding("fused head for TensorRT", True, find_plugin().name)
+        library = find_plugin()
+        if _tensorrt_packages()[:1] == [RTX]:
+            require_own_name()
+        return Finding("fused head for TensorRT", True, library.name)
     except MissingError as exc:
         return Finding("fused head for TensorRT", False, "GPU engines with the fused head", str(exc))
 
 
 def _tensorrt() -> Finding:
-    found = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
+    found = _tensorrt_packages()
     if not found:
         remedy = "on a Jetson it comes with JetPack 6.1 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
         return Finding("TensorRT", False, "GPU engines", remedy)
     return replace(_package(found[0], f"GPU engines ({found[0]})", ""), name="TensorRT")
+
+
+def _tensorrt_packages() -> list[str]:
+    return [name for name in PACKAGES if importlib.util.find_spec(name)]
 
 
 def _power_mode() -> list[Finding]:

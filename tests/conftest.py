@@ -186,6 +186,19 @@ def tensorrt_site() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tensorrt_rtx_site() -> Path:
+    """Folder that, on PYTHONPATH, gives TensorRT-RTX as pip installs it; 100 MB are downloaded on first use."""
+    site = Path(os.environ.get("FCN_EDGE_TENSORRT_RTX", ROOT / "build" / "tensorrt_rtx"))
+    if not (site / "tensorrt_rtx").is_dir():
+        packages = [f"tensorrt_rtx_cu13{part}==1.7.1.116" for part in ("", "_bindings", "_libs")]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20"]
+        result = subprocess.run([*pip, "--target", str(site), *packages], capture_output=True, text=True)
+        if result.returncode:
+            pytest.skip(f"TensorRT-RTX cannot be installed here: {result.stderr.strip()[-300:]}")
+    return site
+
+
+@pytest.fixture(scope="session")
 def tensorrt_include() -> Path:
     """TensorRT's headers, from TENSORRT_ROOT or where Debian's packages put them; no Python package brings them."""
     places = [Path(f"/usr/include/{platform.machine()}-linux-gnu")]

@@ -273,6 +273,32 @@ def test_doctor_calls_tensorrt_by_one_name(capsys: pytest.CaptureFixture[str], m
     assert "tensorrt_rtx" not in findings
 
 
+def test_doctor_tells_that_tensorrt_rtx_cannot_take_the_fused_head(
+    capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
+) -> None:
+    for name in ("tensorrt_rtx/__init__.py", "tensorrt_rtx_libs/__init__.py", "tensorrt_rtx_libs/libtensorrt_rtx.so.1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    plugin = tmp_path / "plugin.so"
+    plugin.touch()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FCN_EDGE_PLUGIN", str(plugin))
+    command = f"ln -sf libtensorrt_rtx.so.1 {tmp_path}/tensorrt_rtx_libs/libtensorrt_rtx.so"
+    assert call("doctor", "--json") == 0
+    findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    assert not findings["fused head for TensorRT"]["found"]
+    assert findings["fused head for TensorRT"]["remedy"].endswith(command)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call("doctor") == 0
+    shown = "".join(line.split("│")[4].strip() for line in capsys.readouterr().out.splitlines() if line.count("│") == 5)
+    assert command.replace(" ", "") in shown.replace(" ", "")
+    subprocess.run(command, shell=True, check=True)
+    assert call("doctor", "--json") == 0
+    findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["fused head for TensorRT"]["found"]
+
+
 @pytest.mark.usefixtures("without_gpu_packages")
 def test_doctor_names_a_remedy_for_each_gap(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("doctor", "--json") == 0

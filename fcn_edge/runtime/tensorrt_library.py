@@ -10,20 +10,24 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 from typing import Any
 
 from ..errors import MissingError
 from .sidecar import Library, Plugin, sha256_of
 
-PACKAGES = ("tensorrt", "tensorrt_rtx")
+RTX = "tensorrt_rtx"
+PACKAGES = ("tensorrt", RTX)
 """Modules with TensorRT's interface, the first that works is used; the second is for GeForce and RTX desktops."""
 
 OLDEST = (10, 3)
+
 PLUGIN_FILE = "libfcn_edge_plugin.so"
 PLUGIN_VARIABLE = "FCN_EDGE_PLUGIN"
 PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE = "SkipHead", "1", ""
 
+_RTX_FILE = "libtensorrt_rtx.so"
 _PACKAGE_FOLDER = Path(__file__).parents[1]
 _PLUGIN_REMEDY = (
     f"build it (cpp_plugins/README.md) and give it with --plugin FILE or {PLUGIN_VARIABLE}, or leave the fused head "
@@ -164,6 +168,32 @@ def find_plugin(given: Path | None = None) -> Path:
             return path.resolve()
     what = f"plugin library {named} does not exist" if named else f"this installation has no {PLUGIN_FILE}"
     raise MissingError(f"{what}, the fused head for TensorRT; {_PLUGIN_REMEDY}")
+
+
+def require_own_name() -> None:
+    """That TensorRT-RTX can open its own library by the name that it gives it; else no network may hold a plugin.
+
+    Told of the first plugin, TensorRT-RTX (seen: 1.7.1 on Linux) opens ``libtensorrt_rtx.so``, beside itself or where
+    the loader looks. Without one it ends the process, which Python cannot catch; and pip's packages bring
+    ``libtensorrt_rtx.so.1`` alone.
+
+    Raises:
+        MissingError: if there is none; with the command that makes the link.
+    """
+    package = importlib.util.find_spec(f"{RTX}_libs")
+    if package is None or package.origin is None:
+        return  # not from pip: NVIDIA's archives bring the link
+    folder = Path(package.origin).resolve().parent  # resolved as the package itself does before it loads them
+    versioned, link = sorted(folder.glob(f"{_RTX_FILE}.*")), folder / _RTX_FILE
+    if not versioned or link.exists():
+        return
+    try:
+        ctypes.CDLL(_RTX_FILE)
+    except OSError as exc:
+        raise MissingError(
+            f"TensorRT-RTX opens {_RTX_FILE} for the fused head, and {folder} has only {versioned[0].name}; leave the "
+            f"fused head out with --no-plugin, or make the link: ln -sf {versioned[0].name} {quote(str(link))}"
+        ) from exc
 
 
 def _package_folders() -> list[Path]:

@@ -22,6 +22,7 @@ from fcn_edge.runtime.tensorrt_library import (
     find_plugin,
     log_of,
     open_runtime,
+    require_own_name,
     unfit_gpu,
 )
 
@@ -161,6 +162,38 @@ def test_a_gpu_that_tensorrt_rtx_does_not_take() -> None:
     )
     assert "a GPU of this kind; pip" in str(unfit_gpu(library, ["does not support this compute capability"]))
     assert unfit_gpu(library, ["serialized with another version"]) is None
+
+
+@pytest.fixture
+def libs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of TensorRT-RTX's libraries as pip fills it."""
+    folder = tmp_path / "my site" / "tensorrt_rtx_libs"
+    folder.mkdir(parents=True)
+    for name in ("__init__.py", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
+        (folder / name).touch()
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_a_library_that_lacks_the_name_it_gives_itself(libs: Path) -> None:
+    """TensorRT-RTX would end the process; the sentence ends with a command that works."""
+    with pytest.raises(MissingError, match=r"has only libtensorrt_rtx\.so\.1; .* --no-plugin") as caught:
+        require_own_name()
+    subprocess.run(str(caught.value).partition("make the link: ")[2], shell=True, check=True)
+    assert (libs / "libtensorrt_rtx.so").resolve() == libs / "libtensorrt_rtx.so.1"
+    require_own_name()
+
+
+def test_a_name_that_is_found_elsewhere_or_not_needed(libs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorrt_library.ctypes, "CDLL", opened.append)  # as with LD_LIBRARY_PATH
+        require_own_name()
+    assert opened == ["libtensorrt_rtx.so"]
+    (libs / "libtensorrt_rtx.so.1").rename(libs / "tensorrt_rtx_1_7.dll")
+    require_own_name()
+    monkeypatch.setattr(tensorrt_library.importlib.util, "find_spec", lambda name: None)
+    require_own_name()
 
 
 def test_opening_an_engine_on_such_a_gpu_tells_so() -> None:

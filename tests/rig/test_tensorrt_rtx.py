@@ -1,0 +1,64 @@
+"""TensorRT-RTX as pip installs it, with no shim between: what it takes, and what would end the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ENVIRONMENT = 3
+
+
+@pytest.fixture
+def site(tensorrt_rtx_site: Path, tmp_path: Path) -> Path:
+    """A copy of it, of links to what is large, that a test may change."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for entry in tensorrt_rtx_site.iterdir():
+        if entry.name != "tensorrt_rtx_libs":
+            (site / entry.name).symlink_to(entry.resolve())
+    libs = site / "tensorrt_rtx_libs"
+    libs.mkdir()
+    shutil.copy(tensorrt_rtx_site / "tensorrt_rtx_libs" / "__init__.py", libs)  # it loads what lies beside it
+    for library in (tensorrt_rtx_site / "tensorrt_rtx_libs").glob("*.so.*"):
+        (libs / library.name).symlink_to(library.resolve())
+    return site
+
+
+def run(site: Path, *call: str, **environment: str) -> str:
+    env = os.environ | {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "FCN_EDGE_PLUGIN": ""} | environment
+    result = subprocess.run([sys.executable, *call], capture_output=True, text=True, env=env, timeout=300)
+    assert result.returncode == 0, (result.returncode, result.stderr[-2000:])
+    return result.stdout
+
+
+def commands(site: Path, *lines: str, **environment: str) -> list[dict[str, Any]]:
+    argv = json.dumps([line.split() for line in lines])
+    results: list[dict[str, Any]] = json.loads(run(site, str(HERE / "run_commands.py"), argv, **environment))
+    return results
+
+
+def test_without_a_link_the_fused_head_is_refused_and_with_it_built(
+    site: Path, plugin_library: Path, trained: Path, tmp_path: Path
+) -> None:
+    line, plugin = f"build {trained}/model.onnx -o {tmp_path}/out", str(plugin_library)
+    fused, by_itself, doctor = commands(site, line, f"{line} --no-plugin", "doctor --json", FCN_EDGE_PLUGIN=plugin)
+    assert fused["code"] == ENVIRONMENT, fused
+    command = fused["err"].partition("make the link: ")[2]
+    assert command == f"ln -sf libtensorrt_rtx.so.1 {site}/tensorrt_rtx_libs/libtensorrt_rtx.so"
+    assert by_itself["code"] == 0, by_itself["err"]
+    findings = {finding["name"]: finding for finding in json.loads(doctor["out"])["findings"]}
+    assert findings["fused head for TensorRT"]["remedy"].endswith(command)
+
+    subprocess.run(command, shell=True, check=True)
+    (fused,) = commands(site, line, FCN_EDGE_PLUGIN=plugin)
+    assert fused["code"] == 0, fused["err"]
+    (engine,) = (tmp_path / "out").glob("*-smany.engine")
+    assert b"SkipHead" in engine.read_bytes()
