@@ -28,7 +28,7 @@ from ..runtime.tensorrt_library import (
     require_tensorrt,
     unfit_gpu,
 )
-from .audit import check_types, shares_of, types_in_engine, types_in_network
+from .audit import check_engine, check_types, shares_of, types_in_engine, types_in_network
 from .build_progress import open_monitor
 from .engine_errors import build_error, last, no_builder, parser_error
 from .engine_onnx import onnx_for_engine, types_in_onnx
@@ -136,8 +136,9 @@ class EngineBuilder:
         if self._device is None:
             return BuiltEngine(plan=bytes(plan), found=shares_of(types), audited="network")
         found = types_in_engine(self._inspect(bytes(plan), onnx_path), expected)
-        check_types(precision, expected, found, f"the engine of {onnx_path.name}", exact=False)
-        return BuiltEngine(plan=bytes(plan), found=shares_of(found), audited="engine")
+        if check_engine(precision, expected, found, f"the engine of {onnx_path.name}"):
+            return BuiltEngine(plan=bytes(plan), found=shares_of(found), audited="engine")
+        return BuiltEngine(plan=bytes(plan), found=shares_of(types), audited="network")
 
     def _config(self, network: Any, options: Options) -> Any:
         trt = self._trt

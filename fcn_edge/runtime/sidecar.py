@@ -26,8 +26,9 @@ class Precision:
     Attributes:
         asked: ``fp32``, ``fp16`` or ``int8``.
         found: type: share of the layers that run in it, summing to 1.
-        audited: ``engine`` where TensorRT's inspector listed the engine's layers, which needs a GPU; ``network`` where
-            the layers of the parsed network were counted before the builder fused them.
+        audited: ``engine`` where TensorRT's inspector listed the engine's layers, which needs a GPU and a builder that
+            did not make one layer of all; ``network`` where the layers of the parsed network were counted before the
+            builder fused them.
     """
 
     asked: str

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fcn_edge.errors import ModelError
-from fcn_edge.export.audit import check_types, shares_of, types_in_engine, types_in_network
+from fcn_edge.export.audit import check_engine, check_types, shares_of, types_in_engine, types_in_network
 
 # The inspector's words, in the forms that TensorRT 8.6 to 10.x print them.
 ENGINE = json.dumps(
@@ -48,6 +48,37 @@ def test_types_of_an_engine() -> None:
     names = {"stem.0": "fp16", "stem.1": "fp16", "body.0": "int8", "body.01": "bf16", "gone": "int8"}
     assert types_in_engine(ENGINE, names) == {"stem.0": "fp16", "stem.1": "fp16", "body.0": "int8", "body.01": "bf16"}
     assert types_in_engine('{"Layers": []}', names) == {}
+
+
+NAMES = {f"conv{index}": "fp16" for index in range(4)}
+
+
+def whole(*names: str, metadata: bool = True) -> dict[str, Any]:
+    """The layer that TensorRT-RTX makes of a whole network, and TensorRT of large parts: from frame to labels."""
+    return {
+        "Name": f"{{ForeignNode[{names[0]}...{names[-1]}]}}",
+        "LayerType": "Myelin",
+        "Inputs": [{"Name": "image", "Format/Datatype": "UINT8"}],
+        "Outputs": [{"Name": "labels", "Format/Datatype": "INT8"}],
+        "Metadata": "".join(f"[ONNX Layer: {name}]\x1f" for name in names) if metadata else "",
+    }
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_layer_made_of_several_tells_nothing_of_them(metadata: bool) -> None:
+    """Its output is the labels' int8, which is the type of none of its convolutions."""
+    text = json.dumps({"Layers": [whole(*NAMES, metadata=metadata)]})
+    assert types_in_engine(text, NAMES) == {}
+    single = {"Name": "conv3", "LayerType": "conv", "Inputs": [{"Name": "x", "Datatype": "Half"}], "Outputs": []}
+    text = json.dumps({"Layers": [whole(*list(NAMES)[:3], metadata=metadata), single]})
+    assert types_in_engine(text, NAMES) == {"conv3": "fp16"}
+
+
+def test_names_with_raw_control_characters() -> None:
+    """As TensorRT 8.6 EA wrote them, which is no JSON by the letter."""
+    raw = ENGINE.replace("\\u001f", "\x1f")
+    assert raw != ENGINE
+    assert types_in_engine(raw, {"body.0": "int8"}) == {"body.0": "int8"}
 
 
 class Layer:
@@ -111,3 +142,39 @@ def test_what_was_asked_for_passes() -> None:
     check_types("int8", mixed, {name: mixed[name] for name in list(mixed)[2:]}, "x", exact=False)
     check_types("fp32", {"a": "fp32"}, {"a": "fp32"}, "x", exact=True)
     assert shares_of({**EIGHT, "a": "fp16", "b": "fp16"}) == {"int8": 0.8, "fp16": 0.2}
+
+
+TEN = {f"layer {index}": "int8" for index in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "found", "is_told"),
+    [
+        ("fp16", NAMES, NAMES, True),
+        ("fp16", NAMES, {"conv0": "fp16", "conv1": "fp16"}, True),
+        ("fp16", NAMES, {"conv0": "fp16"}, False),
+        ("fp32", {"a": "fp32", "b": "fp32"}, {}, False),
+        ("int8", {**TEN, "a": "fp16", "b": "fp16"}, {"a": "fp16", "b": "fp16"}, False),  # nothing of what was asked for
+        # Of ten int8 layers five are not told, so fp16 has a larger share of what is than in the file.
+        ("int8", {**TEN, "a": "fp16", "b": "fp16"}, {**dict(list(TEN.items())[:5]), "a": "fp16", "b": "fp16"}, True),
+    ],
+)
+def test_what_an_engine_tells_is_judged_as_far_as_it_goes(
+    asked: str, expected: dict, found: dict, is_told: bool
+) -> None:
+    assert check_engine(asked, expected, found, "the engine") is is_told
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "found"),
+    [
+        ("fp16", NAMES, dict.fromkeys(NAMES, "fp32")),
+        ("fp16", NAMES, {"conv0": "fp16", "conv1": "fp32"}),
+        ("fp16", NAMES, {"conv0": "fp32"}),  # little is told, and that is wrong
+        ("fp32", NAMES | dict.fromkeys(NAMES, "fp32"), {"conv0": "fp16"}),
+        ("int8", TEN, {"layer 1": "int8", "layer 2": "fp16", "layer 3": "fp16"}),
+    ],
+)
+def test_what_an_engine_tells_may_contradict(asked: str, expected: dict, found: dict) -> None:
+    with pytest.raises(ModelError, match=f"the engine was to be {asked}, but its layers run in"):
+        check_engine(asked, expected, found, "the engine")
