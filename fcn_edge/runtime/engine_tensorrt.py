@@ -7,7 +7,7 @@ import functools
 import logging
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ from ..pixels import Image, Labels, fit_image, restore_labels
 from . import sidecar
 from .bindings import IMAGE, LABELS, Tensor, bindings_of
 from .cuda_driver import find_gpu
-from .cuda_graph import WARM_UPS, Capture, Replayed, open_cudart
+from .cuda_graph import WARM_UPS, Capture, Graph, Replayed, open_cudart
 from .engine import Engine
 from .gpu import Gpu, Stream, is_out_of_memory
 from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt, unfit_gpu
@@ -222,6 +222,11 @@ class _Run:
         if not done:
             raise EngineError(said_of(self._trt))
 
+    def is_capturable(self, stream: Stream) -> bool:
+        """Whether TensorRT may be captured on a stream; only TensorRT-RTX can be asked, and what others do is tried."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(stream.handle))
+
     def free(self) -> None:
         """Free it, before the engine."""
         self._context = None
@@ -242,7 +247,7 @@ class _Slot:
         owned.callback(self._labels.free)
         self._done = gpu.event()
         owned.callback(self._done.free)
-        self._work = Replayed(self._enqueue, capture)
+        self._work = Replayed(self._enqueue, functools.partial(self._captured, capture) if capture else None)
         owned.callback(self._work.close)
 
     @property
@@ -265,6 +270,14 @@ class _Slot:
         self._done.wait()
         labels: Labels = self._labels.array[0].copy()
         return labels
+
+    def _captured(self, capture: Capture, enqueue: Callable[[], None]) -> Graph:
+        if not self._run.is_capturable(self._stream):
+            raise EngineError(
+                "TensorRT says that this engine cannot be captured, as none is that an earlier version of this program "
+                "built with TensorRT-RTX; build it again with --force"
+            )
+        return capture(enqueue)
 
     def _enqueue(self) -> None:
         self._image.upload(self._stream)

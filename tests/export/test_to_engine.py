@@ -15,7 +15,7 @@ from fcn_edge.export.to_engine import EngineBuilder
 from fcn_edge.runtime.sidecar import Gpu, Options
 
 EXPECTED = {f"conv{index}": "fp16" for index in range(4)}
-ADA = Gpu(name="RTX 4090", sm=89)
+ADA, TURING = Gpu(name="RTX 4090", sm=89), Gpu(name="RTX 2080", sm=75)
 
 
 class Config:
@@ -102,3 +102,21 @@ def test_what_the_inspector_tells_counts(open_fake: Any) -> None:
     for layers in ([("conv0", "Float")], [(name, "Float") for name in EXPECTED]):
         with pytest.raises(ModelError, match=r"the engine of x\.onnx was to be fp16, but its layers run in fp32 100%"):
             open_fake("tensorrt", ADA, told(*layers)).build(Path("x.onnx"), "fp16", Options())
+
+
+@pytest.mark.parametrize(
+    ("package", "gpu", "bound", "flags", "targets"),
+    [
+        ("tensorrt", ADA, ADA, [], []),
+        ("tensorrt", TURING, TURING, [], []),
+        ("tensorrt_rtx", ADA, None, ["user"], []),
+    ],
+)
+def test_what_tensorrt_rtx_is_told_besides(
+    open_fake: Any, config: Config, package: str, gpu: Gpu, bound: Gpu | None, flags: list, targets: list
+) -> None:
+    """To allocate nothing while it runs, for CUDA graphs."""
+    builder = open_fake(package, gpu, told(*((name, "Half") for name in EXPECTED)))
+    assert builder.gpu == bound
+    builder.build(Path("x.onnx"), "fp16", Options())
+    assert (config.flags, config.targets, config.num_compute_capabilities) == (flags, targets, len(targets))

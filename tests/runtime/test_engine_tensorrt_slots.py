@@ -17,7 +17,7 @@ from fcn_edge.runtime import engine_tensorrt
 from fcn_edge.runtime.engine_tensorrt import IN_FLIGHT, TensorRtEngine
 from fcn_edge.runtime.sidecar import Library, Options, Precision, Sidecar
 
-Open = Callable[[], TensorRtEngine]
+Open = Callable[..., TensorRtEngine]
 
 
 class Context:
@@ -25,13 +25,39 @@ class Context:
 
     def __init__(self) -> None:
         self.addresses: set[tuple[str, int]] = set()
+        self.runs = 0
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses.add((name, address))
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
+        self.runs += 1
         return True
+
+
+class AskedContext(Context):
+    """One of TensorRT-RTX, which can be asked whether it may be captured."""
+
+    answer = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        self.asked.append(stream)
+        return self.answer
+
+
+class NoGraph:
+    """Captured work that does nothing."""
+
+    def launch(self) -> None:
+        """Replay it."""
+
+    def close(self) -> None:
+        """Free it."""
 
 
 @pytest.fixture
@@ -41,12 +67,18 @@ def contexts() -> list[Context]:
 
 
 @pytest.fixture
-def open_fake(contract, contexts, fake_driver, monkeypatch) -> Open:
+def context_type() -> list[type[Context]]:
+    """What is made."""
+    return [Context]
+
+
+@pytest.fixture
+def open_fake(contract, contexts, context_type, fake_driver, monkeypatch) -> Open:
     height, width = contract.size_hw
     tensors = {"image": ("UINT8", (1, height, width, 3), "INPUT"), "labels": ("INT8", (1, height, width), "OUTPUT")}
 
     def create_execution_context() -> Context:
-        contexts.append(Context())
+        contexts.append(context_type[0]())
         return contexts[-1]
 
     plan = SimpleNamespace(
@@ -74,7 +106,7 @@ def open_fake(contract, contexts, fake_driver, monkeypatch) -> Open:
     monkeypatch.setattr(engine_tensorrt, "checked_plan", lambda path, plugin: (described, b"", trt))
     monkeypatch.setattr(engine_tensorrt, "open_runtime", lambda trt: object())
     monkeypatch.setattr(engine_tensorrt, "deserialized", lambda *arguments: plan)
-    return lambda: TensorRtEngine(Path("m.engine"), use_graph=False)
+    return lambda use_graph=False: TensorRtEngine(Path("m.engine"), use_graph=use_graph)
 
 
 def test_each_slot_has_a_context_of_its_own(open_fake: Open, contexts: list[Context], contract) -> None:
@@ -85,6 +117,33 @@ def test_each_slot_has_a_context_of_its_own(open_fake: Open, contexts: list[Cont
     assert len(contexts) == IN_FLIGHT
     assert all(len(context.addresses) == 2 for context in contexts)
     assert len(set.union(*(context.addresses for context in contexts))) == 2 * IN_FLIGHT
+
+
+@pytest.mark.parametrize(("kind", "answer"), [(Context, True), (AskedContext, True), (AskedContext, False)])
+def test_tensorrt_is_captured_unless_it_says_that_it_cannot_be(
+    open_fake: Open, contexts, context_type, contract, monkeypatch, caplog, kind: type[Context], answer: bool
+) -> None:
+    """An engine of TensorRT-RTX may allocate while it runs; it then runs without a graph, and the log says so."""
+    captured: list[Callable[[], None]] = []
+
+    def capture(enqueue: Callable[[], None]) -> NoGraph:
+        captured.append(enqueue)
+        return NoGraph()
+
+    monkeypatch.setattr(engine_tensorrt, "_capture_on", lambda stream: capture)
+    monkeypatch.setattr(AskedContext, "answer", answer)
+    context_type[0] = kind
+    with open_fake(use_graph=True) as engine:
+        assert engine.is_graph is answer
+        assert len(captured) == (IN_FLIGHT if answer else 0)
+        before = sum(context.runs for context in contexts)
+        engine.infer(np.zeros((*contract.size_hw, 3), np.uint8))
+        assert sum(context.runs for context in contexts) - before == (0 if answer else 1)
+        if kind is AskedContext:
+            stream = engine._slots[0]._stream.handle
+            assert [context.asked for context in contexts] == [[stream]] * IN_FLIGHT
+    assert ("no CUDA graph" in caplog.text) is not answer
+    assert ("build it again with --force" in caplog.text) is not answer
 
 
 def test_an_engine_that_is_dropped_is_closed_and_says_so(open_fake: Open) -> None:
