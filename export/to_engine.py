@@ -19,6 +19,7 @@ from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
 from ..runtime.tensorrt_library import (
     RTX,
+    TURING,
     library_of,
     load_plugin,
     log_of,
@@ -62,7 +63,7 @@ class EngineBuilder:
     Attributes:
         library: which TensorRT.
         gpu: the GPU that engines will be bound to; None where they are not bound to any: TensorRT-RTX builds for every
-            chip that it takes, and the rig of the tests has no GPU.
+            chip that it takes, but for Turing alone where one is found, and the rig of the tests has no GPU.
         plugin: the fused head.
 
     Raises:
@@ -80,8 +81,9 @@ class EngineBuilder:
             self._builder = self._trt.Builder(self._log)
         except (TypeError, RuntimeError) as exc:
             raise no_builder(self.library, device, no_start(self._log, exc)) from exc
-        self.gpu: Gpu | None = None if self.library.package == RTX else device
-        if plugin and self.library.package == RTX:
+        self._is_rtx = self.library.package == RTX
+        self.gpu: Gpu | None = None if self._is_rtx and not (device and device.sm == TURING) else device
+        if plugin and self._is_rtx:
             require_own_name()
         self.plugin: Plugin | None = load_plugin(self._trt, plugin) if plugin else None
 
@@ -147,6 +149,9 @@ class EngineBuilder:
         # Only with it TensorRT-RTX allocates nothing while it runs, which the capture of a CUDA graph forbids.
         if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if self._is_rtx and self.gpu:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{self.gpu.sm}"), 0)
         if options.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
         if options.opt_level is not None:

@@ -130,7 +130,7 @@ class Sidecar:
         onnx_sha256: of that file.
         tensorrt: what built it; an engine runs on the same version only.
         cuda: version of CUDA that the driver supported while it was built, such as 12.6; empty without a driver.
-        gpu: the GPU that it is bound to; None: any that the library takes (TensorRT-RTX).
+        gpu: the GPU that it is bound to; None: any that the library takes (TensorRT-RTX), but Turing.
         plugin: library of the fused head that it needs; None: the head is made of TensorRT's own layers.
         options: what the builder was told.
         calibration: of an INT8 engine, where known.

@@ -22,6 +22,8 @@ PACKAGES = ("tensorrt", RTX)
 """Modules with TensorRT's interface, the first that works is used; the second is for GeForce and RTX desktops."""
 
 OLDEST = (10, 3)
+TURING = 75
+"""TensorRT-RTX builds for it only where it is named, and then for it alone; all others that it takes share a plan."""
 
 PLUGIN_FILE = "libfcn_edge_plugin.so"
 PLUGIN_VARIABLE = "FCN_EDGE_PLUGIN"
@@ -134,6 +136,8 @@ def unfit_gpu(library: Library, errors: Sequence[str]) -> MissingError | None:
     if said is None:
         return None
     one = re.search(r"has compute capability (\d+\.\d+)", said)
+    if one and one[1] == f"{TURING // 10}.{TURING % 10}":
+        return None  # it takes this one if the engine is built there
     others = re.search(r"Supported compute capabilities: (.+?)\. ", said)
     kind = f"compute capability {one[1]}" if one else "this kind"
     return MissingError(

@@ -110,12 +110,13 @@ def test_what_the_inspector_tells_counts(open_fake: Any) -> None:
         ("tensorrt", ADA, ADA, [], []),
         ("tensorrt", TURING, TURING, [], []),
         ("tensorrt_rtx", ADA, None, ["user"], []),
+        ("tensorrt_rtx", TURING, TURING, ["user"], [("SM75", 0)]),
     ],
 )
 def test_what_tensorrt_rtx_is_told_besides(
     open_fake: Any, config: Config, package: str, gpu: Gpu, bound: Gpu | None, flags: list, targets: list
 ) -> None:
-    """To allocate nothing while it runs, for CUDA graphs."""
+    """To allocate nothing while it runs, for CUDA graphs; and Turing, which its engines for all others leave out."""
     builder = open_fake(package, gpu, told(*((name, "Half") for name in EXPECTED)))
     assert builder.gpu == bound
     builder.build(Path("x.onnx"), "fp16", Options())

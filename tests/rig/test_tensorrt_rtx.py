@@ -62,3 +62,32 @@ def test_without_a_link_the_fused_head_is_refused_and_with_it_built(
     assert fused["code"] == 0, fused["err"]
     (engine,) = (tmp_path / "out").glob("*-smany.engine")
     assert b"SkipHead" in engine.read_bytes()
+
+
+TURING = """
+import sys
+from pathlib import Path
+import tensorrt_rtx as trt
+from fcn_edge.export import to_engine
+from fcn_edge.runtime.sidecar import Gpu, Options
+
+gpu = Gpu(name="RTX 2080", sm=75)
+others = to_engine.EngineBuilder(None)
+assert others.gpu is None
+to_engine.find_gpu = lambda: gpu
+turing = to_engine.EngineBuilder(None)
+assert turing.gpu == gpu
+turing._device = None  # there is none to load the engine on
+targets = []
+for builder in (others, turing):
+    config = builder._config(None, Options())
+    assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    targets.append([config.get_compute_capability(index) for index in range(config.num_compute_capabilities)])
+    assert builder.build(Path(sys.argv[1]), "fp32", Options()).plan
+assert trt.ComputeCapability.SM75 not in targets[0], targets
+assert targets[1] == [trt.ComputeCapability.SM75], targets
+"""
+
+
+def test_engines_that_can_be_captured_and_one_for_turing(tensorrt_rtx_site: Path, trained: Path) -> None:
+    run(tensorrt_rtx_site, "-c", TURING, str(trained / "model.onnx"))

@@ -164,6 +164,17 @@ def test_a_gpu_that_tensorrt_rtx_does_not_take() -> None:
     assert unfit_gpu(library, ["serialized with another version"]) is None
 
 
+def test_turing_is_no_such_gpu() -> None:
+    """An engine that was built for all others runs on none of these, but one that is built there does."""
+    said = (
+        "The engine cannot run on this GPU, which has compute capability 7.5. Supported compute capabilities: 8.0 8.6. "
+        "TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt for it."
+    )
+    library = Library(package="tensorrt_rtx", version="1.7.1")
+    assert unfit_gpu(library, [said]) is None
+    assert unfit_gpu(library, [said.replace("7.5", "7.0")]) is not None
+
+
 @pytest.fixture
 def libs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of TensorRT-RTX's libraries as pip fills it."""
