@@ -33,6 +33,7 @@ class Sink(abc.ABC):
 
     needs_picture = True
     wants_stop = False
+    _is_closed = False  # of the class: a sink of somebody else's need not call an __init__ of ours
 
     @abc.abstractmethod
     def write(self, result: Result) -> None:
@@ -54,6 +55,15 @@ class Sink(abc.ABC):
         Raises:
             SinkError: if what was written cannot be finished.
         """
+
+    def _require_open(self, name: object) -> None:
+        """Refuse a result once closed: a second stream would replace what the first one wrote, or be lost.
+
+        Raises:
+            SinkError: if the sink, which the message calls ``name``, is closed.
+        """
+        if self._is_closed:
+            raise SinkError(f"{name} is closed: run closes the sink that it is given; open one for each run")
 
     def __enter__(self: _Sink) -> _Sink:
         return self
@@ -93,7 +103,12 @@ class TeeSink(Sink):
         return any(sink.wants_stop for sink in self._sinks)
 
     def write(self, result: Result) -> None:
-        """Hand the result to each."""
+        """Hand the result to each.
+
+        Raises:
+            SinkError: if one cannot write it, or this sink is closed.
+        """
+        self._require_open("this sink of several")
         for sink in self._sinks:
             sink.write(result)
 
@@ -104,6 +119,7 @@ class TeeSink(Sink):
 
     def close(self, keep: bool = True) -> None:
         """Close each, also where closing another fails; the first failure is raised."""
+        self._is_closed = True
         _close_all(self._sinks, keep)
 
 
@@ -128,7 +144,8 @@ def open_sink(
             None: one file from start to end.
 
     Returns:
-        The opened sink; close it, or use it in a ``with``.
+        The opened sink; close it, or use it in a ``with``. It is for one stream: closed, as ``run`` leaves it, it
+        refuses further results.
 
     Raises:
         UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if

@@ -34,8 +34,9 @@ class FolderSink(Sink):
         """Write the two files.
 
         Raises:
-            SinkError: if the disk is full or does not let us.
+            SinkError: if the disk is full or does not let us, or the sink is closed.
         """
+        self._require_open(self._path)
         try:
             write_png(self._path / f"{result.frame.name}_labels.png", result.labels)
             if result.picture_bgr is not None:
@@ -45,3 +46,7 @@ class FolderSink(Sink):
                 f"frame {result.frame.index} cannot be written to {self._path} ({exc.strerror or exc}); "
                 "check its permissions and that the disk has room"
             ) from exc
+
+    def close(self, keep: bool = True) -> None:
+        """Take no more; the files stay, as each is whole."""
+        self._is_closed = True

@@ -49,8 +49,9 @@ class LinesSink(Sink):
         """Append the line.
 
         Raises:
-            SinkError: if the disk is full or does not let us.
+            SinkError: if the disk is full or does not let us, or the sink is closed.
         """
+        self._require_open(self._path)
         shares = class_shares(result.labels, len(self._names))
         age_ns = time.monotonic_ns() - result.frame.captured_ns
         line = {
@@ -73,6 +74,7 @@ class LinesSink(Sink):
 
     def close(self, keep: bool = True) -> None:
         """Close the file; its lines stay, as each is whole."""
+        self._is_closed = True
         file, self._file = self._file, None
         if file is not None:
             file.close()

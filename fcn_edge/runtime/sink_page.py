@@ -52,7 +52,6 @@ class PageSink(Sink):
         self._shares: list[float] = []
         self._status: StreamStatus | None = None
         self._drawn_s = self._shared_s = 0.0
-        self._is_over = False
         self._server = _server(self._app())
         self._listener = _listen(*_host_and_port(address))
         self._thread = threading.Thread(
@@ -66,7 +65,12 @@ class PageSink(Sink):
         return self._viewers > 0 and time.monotonic() - self._drawn_s >= PICTURE_EVERY_S
 
     def write(self, result: Result) -> None:
-        """Encode the picture, if there is one and somebody looks on; now and then count the classes."""
+        """Encode the picture, if there is one and somebody looks on; now and then count the classes.
+
+        Raises:
+            SinkError: if the sink is closed.
+        """
+        self._require_open("the page")
         now = time.monotonic()
         if result.picture_bgr is not None and self.needs_picture:
             cv2 = require_cv2()
@@ -84,7 +88,7 @@ class PageSink(Sink):
 
     def close(self, keep: bool = True) -> None:
         """Let viewers see the end and stop serving."""
-        self._is_over = True
+        self._is_closed = True
         self._server.should_exit = True
         self._thread.join(CLOSE_TIMEOUT_S)
         self._listener.close()  # uvicorn leaves it open if it was to end before it had started
@@ -137,7 +141,7 @@ class PageSink(Sink):
         self._viewers += 1
         try:
             yield f"--{_BOUNDARY}\r\n".encode()
-            while not self._is_over:
+            while not self._is_closed:
                 number, jpeg = self._picture
                 if number == shown:
                     await asyncio.sleep(_POLL_S)

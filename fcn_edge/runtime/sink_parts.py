@@ -45,11 +45,12 @@ class PartsSink(Sink):
         """Append to the part, or to a new one if it is full.
 
         Raises:
-            SinkError: if the part cannot be finished, or a new one not begun or written to.
+            SinkError: if the part cannot be finished, or a new one not begun or written to, or the sink is closed.
         """
+        self._require_open(self._path)
         frame = result.frame
         if self._part is not None and self._length_s(frame) >= self._seconds:
-            self.close()
+            self._finish_part()
         if self._part is None:
             self._part = self._open_part(self._free_name(frame.captured_utc()))
             self._began_ns, self._frames = frame.captured_ns, 0
@@ -58,6 +59,10 @@ class PartsSink(Sink):
 
     def close(self, keep: bool = True) -> None:
         """Finish the part, or with ``keep=False`` discard it; those before it stay."""
+        self._is_closed = True
+        self._finish_part(keep)
+
+    def _finish_part(self, keep: bool = True) -> None:
         part, self._part = self._part, None
         if part is not None:
             part.close(keep)

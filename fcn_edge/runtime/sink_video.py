@@ -72,8 +72,9 @@ class VideoSink(Sink):
         """Append the picture.
 
         Raises:
-            SinkError: if the disk is nearly full, its folder is gone, or there is no encoder.
+            SinkError: if the disk is nearly full, its folder is gone, there is no encoder, or the sink is closed.
         """
+        self._require_open(self._path)
         if result.picture_bgr is None:
             raise SinkError(f"frame {result.frame.index} came without a picture to write to {self._path}")
         if self._writer is None:
@@ -107,6 +108,7 @@ class VideoSink(Sink):
         Raises:
             SinkError: if the finished file lacks frames, or has another name as its own is taken by now.
         """
+        self._is_closed = True
         writer, self._writer = self._writer, None
         if writer is None:
             return

@@ -37,19 +37,23 @@ class WindowSink(Sink):
             raise MissingError(
                 "this build of OpenCV has no windows; install one with them: pip install opencv-python"
             ) from exc
-        self._is_open = True
         self._size_hw = (0, 0)
 
     def write(self, result: Result) -> None:
-        """Show the picture and look for a key."""
-        if result.picture_bgr is not None and self._is_open:
+        """Show the picture and look for a key.
+
+        Raises:
+            SinkError: if the sink is closed.
+        """
+        self._require_open("the window")
+        if result.picture_bgr is not None:
             self._fit(result.picture_bgr.shape[0], result.picture_bgr.shape[1])
             require_cv2().imshow(self._title, result.picture_bgr)
             self._look_for_key()
 
     def tell(self, status: StreamStatus) -> None:
         """Look for a key, as the window must answer also while the source gives nothing."""
-        if self._is_open and status.frames_out:
+        if not self._is_closed and status.frames_out:
             self._look_for_key()
 
     def _fit(self, height: int, width: int) -> None:
@@ -67,8 +71,8 @@ class WindowSink(Sink):
 
     def close(self, keep: bool = True) -> None:
         """Close the window."""
-        if self._is_open:
-            self._is_open = False
+        if not self._is_closed:
+            self._is_closed = True
             cv2 = require_cv2()
             try:
                 cv2.destroyWindow(self._title)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import MissingError, SinkError, UsageError
-from fcn_edge.runtime import sink_folder
+from fcn_edge.runtime import open_source, run, sink_folder
+from fcn_edge.runtime.engine_echo import EchoEngine
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.measure import Link, Meter
 from fcn_edge.runtime.sink import NullSink, Sink, TeeSink, open_sink
@@ -353,3 +354,46 @@ def test_a_result_without_a_picture_is_no_video(opened, tmp_path):
     with opened(tmp_path / "o.mp4") as sink, pytest.raises(SinkError, match="frame 3 came without a picture"):
         sink.write(dataclasses.replace(result(3, np.zeros((4, 4, 3), np.uint8)), picture_bgr=None))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["o.mp4", "o.jsonl", "folder/"])
+def test_a_sink_is_for_one_stream_and_a_second_costs_nothing_of_the_first(opened, tmp_path, name):
+    """``run`` closes its sink: a second run would have begun the file anew."""
+    sink, engine = opened(tmp_path / name, force=True), EchoEngine()
+
+    def stream(frames: int) -> None:
+        with open_source(f"synthetic://street?frames={frames}&size=64x96") as source:
+            run(source, engine, sink)
+
+    stream(3)
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SinkError, match=rf"{name[:-1]}.* is closed: .*; open one for each run"):
+        stream(1)
+    assert before
+    assert before == {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("spec", [["null://", "null://"], "show://"])
+def test_what_leaves_no_file_refuses_a_second_stream_too(opened, monkeypatch, spec):
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name in ("namedWindow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *args: None)
+    sink = opened(spec)
+    sink.close()
+    with pytest.raises(SinkError, match="is closed"):
+        sink.write(result(0, np.zeros((4, 4, 3), np.uint8)))
+
+
+def test_a_sink_of_somebody_else_s_decides_itself_what_closing_means():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Sink):
+        seen: list[int]
+
+        def write(self, result: Result) -> None:
+            self.seen.append(result.frame.index)
+
+    sink = Mine([])
+    for index in range(2):
+        with sink:
+            sink.write(result(index, np.zeros((4, 4, 3), np.uint8)))
+    assert sink.seen == [0, 1]

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fcn_edge.errors import MissingError, UsageError
+from fcn_edge.errors import MissingError, SinkError, UsageError
 from fcn_edge.runtime import open_sink, open_source, run, sink_page
 from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
 from fcn_edge.runtime.frame import Frame, Result
@@ -250,3 +250,9 @@ def test_without_a_web_server(monkeypatch, address, package):
     with pytest.raises(MissingError, match=r"fcn-edge\[serve\]"):
         PageSink(address, ECHO_CONTRACT)
     socket.create_server(("127.0.0.1", int(address.split(":")[1]))).close()
+
+
+def test_a_page_that_is_closed_takes_nothing_more(page):
+    page.close()
+    with pytest.raises(SinkError, match="the page is closed"):
+        page.write(result())

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from fcn_edge.errors import UsageError
+from fcn_edge.errors import SinkError, UsageError
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.sink import open_sink
 
@@ -84,6 +84,17 @@ def test_an_error_costs_the_part_that_it_is_in_and_none_before(opened, at, tmp_p
         sink.write(at(index / 10, index, marked(index)))
     sink.close(keep=False)
     assert [len(read_video(path)) for path in tmp_path.iterdir()] == [10]
+
+
+def test_parts_end_by_themselves_but_none_begins_once_the_whole_is_closed(opened, at, tmp_path, marks):
+    marked, _ = marks
+    with opened(tmp_path / "o.jsonl", split_s=1.0) as sink:
+        for index in range(3):
+            sink.write(at(float(index), index, marked(index)))
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(SinkError, match=r"o\.jsonl is closed"):
+        sink.write(at(3.0, 3, marked(3)))
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_lines_need_no_picture_and_a_sink_without_frames_leaves_nothing(opened, tmp_path):
