@@ -40,9 +40,27 @@ def confusion(
 
 
 def class_shares(labels: NDArray[np.uint8], num_classes: int) -> list[float]:
-    """Each class's share of the pixels of ``labels``, uint8 ``[height, width]`` ids below ``num_classes``."""
-    counts = np.bincount(labels.ravel(), minlength=num_classes)
-    return [float(count) / labels.size for count in counts]
+    """Each class's share of the pixels.
+
+    Args:
+        labels: class ids, uint8, any shape.
+        num_classes: number of classes C.
+
+    Returns:
+        C shares whose sum is 1; NaN each if there is no pixel.
+
+    Raises:
+        ValueError: if the labels are of another type or an id lies outside the classes.
+    """
+    if labels.dtype != np.uint8:
+        raise ValueError(f"[class_shares] labels are {labels.dtype}, expected uint8")
+    ids = labels.ravel()
+    # In pairs, as np.bincount makes an int64 of each number before it counts.
+    pairs = np.bincount(ids[: ids.size & ~1].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+    counts = pairs.sum(0) + pairs.sum(1) + np.bincount(ids[ids.size & ~1 :], minlength=256)
+    if counts[num_classes:].any():
+        raise ValueError(f"[class_shares] labels have ids up to {ids.max()}, expected 0 to {num_classes - 1}")
+    return [float(count) / ids.size if ids.size else float("nan") for count in counts[:num_classes]]
 
 
 def per_class_iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:

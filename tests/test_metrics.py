@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fcn_edge.metrics import confusion, miou, per_class_iou, pixel_accuracy
+from fcn_edge.metrics import class_shares, confusion, miou, per_class_iou, pixel_accuracy
 
 TARGET = np.array([[0, 0, 1, 1], [2, 255, 255, 0]], np.uint8)
 PRED = np.array([[0, 1, 1, 1], [0, 2, 1, 0]], np.uint8)
@@ -42,3 +42,24 @@ def test_refusals_name_what_is_wrong() -> None:
         confusion(np.full_like(PRED, 2), np.zeros_like(PRED), 2)
     with pytest.raises(ValueError, match="or 255 to ignore"):
         confusion(np.zeros_like(TARGET), TARGET, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (3, 5), (1, 1), (7, 0)])
+@pytest.mark.parametrize("num_classes", [1, 11, 256])
+def test_shares_are_those_counted_one_by_one(shape: tuple[int, int], num_classes: int) -> None:
+    labels = np.random.default_rng(0).integers(0, num_classes, shape).astype(np.uint8)
+    for seen in (labels, labels[::-1, ::-1], labels.T):
+        shares = class_shares(seen, num_classes)
+        counted = [np.count_nonzero(labels == number) for number in range(num_classes)]
+        if labels.size:
+            assert shares == [count / labels.size for count in counted]
+        else:
+            assert len(shares) == num_classes
+            assert all(math.isnan(share) for share in shares)  # as every number of this file where nothing counts
+
+
+def test_shares_of_what_is_no_class_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[class_shares\] labels have ids up to 200, expected 0 to 10"):
+        class_shares(np.full((3, 5), 200, np.uint8), 11)
+    with pytest.raises(ValueError, match="labels are int64, expected uint8"):
+        class_shares(np.zeros((2, 2), np.int64), 11)
