@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +29,12 @@ class Engine(abc.ABC):
         contract: what it expects and what its answers mean.
         backend: what runs it, such as ``openvino``.
         precision: ``fp32``, ``fp16`` or ``int8``: a property of the file.
-        stages_ms: milliseconds of the last :meth:`infer` by stage: ``resize``, ``network``, ``head``, ``restore``.
+        stages_ms: milliseconds of the last :meth:`infer` by stage: ``resize``, ``network``, ``head``, ``restore``; the
+            last of any thread, and what it waited for another thread's frame is in none of them.
     """
 
     backend: str
+    _in_use: contextlib.AbstractContextManager[None] = contextlib.nullcontext()  # entered for each frame
 
     def __init__(self, contract: Contract, precision: str) -> None:
         self.contract = contract
@@ -50,18 +53,20 @@ class Engine(abc.ABC):
 
         Raises:
             UsageError: if the frame is no such array.
-            EngineError: if the backend fails.
+            EngineError: if the backend fails, or in another process than that which opened the engine.
         """
         started = time.perf_counter()
         image = fit_image(frame_bgr, self.contract.size_hw)
         fitted = time.perf_counter()
-        labels, head_s = self._segment(image)
-        segmented = time.perf_counter()
+        with self._in_use:
+            began = time.perf_counter()
+            labels, head_s = self._segment(image)
+            segmented = time.perf_counter()
         height, width = frame_bgr.shape[:2]
         restored = restore_labels(labels, (height, width))
         self.stages_ms = {
             "resize": (fitted - started) * 1e3,
-            "network": (segmented - fitted - head_s) * 1e3,
+            "network": (segmented - began - head_s) * 1e3,
             "head": head_s * 1e3,
             "restore": (time.perf_counter() - segmented) * 1e3,
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from ..errors import EngineError, MissingError, ModelError
 from ..pixels import Image, Labels
 from ..skip_head import skip_head
 from .engine import Engine
+from .engine_lock import EngineLock
 from .engine_openvino_input import normalise_by_rows
 from .engine_openvino_int8 import overflows, without_overflow
 from .onnx_file import SplitModel, split_onnx
@@ -27,7 +27,8 @@ class OpenVinoEngine(Engine):
 
     What a file quantises runs in INT8; all else, FP16 included, in the precision of the hint.
 
-    Threads may share an engine, as in a web server: their frames go through one after the other.
+    Threads may share an engine, as in a web server: their frames go through one after the other. Processes may not: a
+    forked child, which has none of the threads that OpenVINO computes in, is refused.
 
     OpenVINO's own default is bf16 where the CPU has it, which changes labels; so the precision is always said.
 
@@ -42,22 +43,22 @@ class OpenVinoEngine(Engine):
     """
 
     backend = "openvino"
+    _in_use: EngineLock
 
     def __init__(self, path: Path, threads: int, precision_hint: str = "f32") -> None:
         model = split_onnx(path)
         super().__init__(model.contract, model.precision)
         self._kernels = list(model.kernels)
         self._threads = threads
-        self._in_use = threading.Lock()
+        self._in_use = EngineLock()
         self._request: Any = _compile(model, path, threads, precision_hint)
         self._run(np.zeros((*self.contract.size_hw, 3), np.uint8), path)
 
     def _segment(self, image_bgr: Image) -> tuple[Labels, float]:
-        with self._in_use:
-            scores = self._scores(image_bgr)
-            started = time.perf_counter()
-            labels = skip_head(scores, self._kernels, self.contract.size_hw, threads=self._threads)
-            return labels[0], time.perf_counter() - started
+        scores = self._scores(image_bgr)
+        started = time.perf_counter()
+        labels = skip_head(scores, self._kernels, self.contract.size_hw, threads=self._threads)
+        return labels[0], time.perf_counter() - started
 
     def _scores(self, image_bgr: Image) -> list[NDArray[np.float32]]:
         """Score maps float32 ``[1, C, h, w]``, coarse to fine: OpenVINO's own memory, valid until the next call."""
@@ -77,9 +78,10 @@ class OpenVinoEngine(Engine):
             raise ModelError(f"{path} is not usable: {exc}; export it again with fcn-edge export") from exc
 
     def close(self) -> None:
-        """Free the network, once no thread is in it any more."""
-        with self._in_use:
-            self._request = None
+        """Free the network, once no thread is in it any more; in another process it stays the opener's to free."""
+        if self._in_use.is_own:
+            with self._in_use:
+                self._request = None
 
 
 def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -> Any:

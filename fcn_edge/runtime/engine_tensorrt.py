@@ -21,6 +21,7 @@ from .bindings import IMAGE, LABELS, Tensor, bindings_of
 from .cuda_driver import find_gpu
 from .cuda_graph import WARM_UPS, Capture, Graph, Replayed, open_cudart
 from .engine import Engine
+from .engine_lock import EngineLock
 from .gpu import Gpu, Stream, is_out_of_memory
 from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt, unfit_gpu
 
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class TensorRtEngine(Engine):
-    """Runs an ``.engine`` file on the GPU; it belongs to the thread that opened it.
+    """Runs an ``.engine`` file on the GPU; it belongs to the thread and the process that opened it.
 
     What can be refused without a GPU is refused first: the sidecar, the plan's sha256, TensorRT, its version and the
     kind of GPU, the plugin; then that there is no GPU or no PyCUDA, and what TensorRT says of the plan.
@@ -52,10 +53,12 @@ class TensorRtEngine(Engine):
     """
 
     backend = "tensorrt"
+    _in_use: EngineLock
 
     def __init__(self, path: Path, *, plugin: Path | None = None, use_graph: bool = True) -> None:
         described, plan, trt = checked_plan(path, plugin)
         super().__init__(described.contract, described.precision.asked)
+        self._in_use = EngineLock()
         self._path = path
         self._slots: list[_Slot] = []
         self._owned = contextlib.ExitStack()
@@ -108,8 +111,9 @@ class TensorRtEngine(Engine):
 
         Raises:
             UsageError: if a frame is none.
-            EngineError: if the GPU fails, or the engine runs two such loops at once.
+            EngineError: if the GPU fails, the engine runs two such loops at once, or another process opened it.
         """
+        self._in_use.require_own()
         waiting: deque[tuple[_Slot, tuple[int, int]]] = deque()
         try:
             for frame in frames_bgr:
@@ -142,15 +146,18 @@ class TensorRtEngine(Engine):
     def __del__(self) -> None:
         """Close an engine that was dropped open: PyCUDA frees in any order and leaves its context behind."""
         gpu: Gpu | None = getattr(self, "_gpu", None)  # there is none if the file was refused
-        if gpu is None or gpu.is_closed:
+        if gpu is None or gpu.is_closed or not self._in_use.is_own:
             return
         with contextlib.suppress(EngineError):  # another thread than the owner's can free nothing
             self.close()
         warnings.warn(f"{self._path.name} was not closed; open it in a with statement", ResourceWarning, stacklevel=2)
 
     def close(self) -> None:
-        """Free everything on the GPU; may be called more than once, in the thread that opened the engine."""
-        if self._gpu.is_closed:
+        """Free everything on the GPU; may be called more than once, in the thread that opened the engine.
+
+        In another process it stays the opener's to free.
+        """
+        if self._gpu.is_closed or not self._in_use.is_own:
             return
         try:
             with self._gpu.active("closing the engine"):

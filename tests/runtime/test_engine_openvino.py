@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import pickle
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +61,57 @@ def test_threads_may_share_an_engine(hand_model, tmp_path):
         for _ in range(5):
             for labels, wanted in zip(pool.map(engine.infer, frames), expected, strict=True):
                 np.testing.assert_array_equal(labels, wanted)
+
+
+def test_waiting_for_another_thread_is_no_time_of_the_network(hand_model, tmp_path):
+    with open_engine(hand_model().write(tmp_path / "m.onnx"), threads=1) as engine:
+        frame = small_image(engine.contract.size_hw)
+        thread = threading.Thread(target=engine.infer, args=(frame,))
+        with engine._in_use:
+            thread.start()
+            time.sleep(0.3)
+        thread.join()
+        assert 0 < sum(engine.stages_ms.values()) < 300
+
+
+def said_by_a_fork(use):
+    """What ``use()`` says in a forked child, which is given ten seconds."""
+    ours, theirs = multiprocessing.Pipe()
+
+    def child():
+        try:
+            theirs.send(repr(use()))
+        except EngineError as exc:
+            theirs.send(f"{type(exc).__name__}: {exc}")
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    answer = ours.recv() if ours.poll(10) else "nothing"
+    process.kill()
+    process.join()
+    return answer
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_is_refused_and_does_not_wait_for_a_thread_that_it_has_not(hand_model, tmp_path):
+    """It has a copy of the lock, held by whoever held it at the fork, and of nobody to release it."""
+    with open_engine(hand_model().write(tmp_path / "m.onnx"), threads=1) as engine:
+        frame = small_image(engine.contract.size_hw)
+        for held in (contextlib.nullcontext(), engine._in_use):
+            with held:
+                assert said_by_a_fork(lambda: engine.infer(frame)).startswith(
+                    "EngineError: an engine works in the process that opened it and in no other; open one in each"
+                )
+                assert said_by_a_fork(engine.close) == "None"
+        engine.infer(frame)
+
+
+def test_an_engine_is_sent_to_no_other_process(hand_model, tmp_path):
+    with (
+        open_engine(hand_model().write(tmp_path / "m.onnx")) as engine,
+        pytest.raises(EngineError, match=r"open one in each, .*get_context\('spawn'\)"),
+    ):
+        pickle.dumps(engine)
 
 
 @pytest.mark.parametrize("shape", [(90, 140, 3), (1, 1, 3), (45, 70, 4), (45, 70), (45, 70, 1), (17, 301, 3)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import pickle
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +164,23 @@ def test_an_engine_that_is_dropped_elsewhere_is_left_alone(open_fake: Open) -> N
         pool.submit(engines.clear).result()
     assert not gpu.is_closed
     gpu.close()
+
+
+def test_an_engine_in_another_process_is_refused_and_left_alone(open_fake: Open, contract, monkeypatch) -> None:
+    """Nothing of CUDA survives a fork."""
+    frame = np.zeros((*contract.size_hw, 3), np.uint8)
+    engine = open_fake()
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: -1)
+        for use in (lambda: engine.infer(frame), lambda: next(engine.infer_all([frame]))):
+            with pytest.raises(EngineError, match="in the process that opened it and in no other"):
+                use()
+        engine.close()
+        assert not engine._gpu.is_closed
+    with pytest.raises(EngineError, match="open one in each"):
+        pickle.dumps(engine)
+    engine.infer(frame)
+    engine.close()
 
 
 def test_engines_that_were_closed_or_never_opened_go_in_silence(open_fake: Open, fake_driver) -> None:
