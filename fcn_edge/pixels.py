@@ -133,7 +133,26 @@ def require_writable(folder: Path) -> None:
         raise UsageError(f"{folder} cannot be written to, {there} {reason}; choose another place")
 
 
-def fit_image(image_bgr: Image, size_hw: tuple[int, int]) -> Image:
+def require_array(image_bgr: object) -> None:
+    """Refuse as a frame what is no NumPy array, such as a Pillow image, whose colours stand the other way round.
+
+    Raises:
+        UsageError: if it is none; with what makes it one.
+    """
+    if isinstance(image_bgr, np.ndarray):
+        return
+    kind = type(image_bgr)
+    remedy = "read a file with cv2.imread, which gives None for one that it cannot read"
+    if hasattr(kind, "shape"):
+        remedy = "pass np.asarray(frame)"
+    elif hasattr(kind, "__array_interface__"):
+        remedy = "a PIL image is RGB; pass np.asarray(image)[..., ::-1]"
+    raise UsageError(
+        f"frame is of type {kind.__name__}; expected a NumPy array, uint8 [height, width, 3] in BGR order: {remedy}"
+    )
+
+
+def fit_image(image_bgr: NDArray[Any], size_hw: tuple[int, int]) -> Image:
     """Bring a frame to the network's size: OpenCV's linear resize, aspect ratio not kept.
 
     Args:
@@ -145,8 +164,9 @@ def fit_image(image_bgr: Image, size_hw: tuple[int, int]) -> Image:
         uint8 ``[*size_hw, 3]``, contiguous; the input itself if it already is that.
 
     Raises:
-        UsageError: if the frame has another type, shape or no pixels.
+        UsageError: if the frame is no array, has another type, shape or no pixels.
     """
+    require_array(image_bgr)
     image = np.asarray(image_bgr)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
         raise UsageError(f"frame is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3] in BGR order")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,32 @@ def test_a_wheel_is_clean_and_has_no_torch(device_python: Path) -> None:
 
 def test_a_wheel_is_typed_and_holds_no_sources(device_python: Path) -> None:
     assert run(device_python, FILES) == "True []"
+
+
+PROGRAM = """
+import cv2
+from fcn_edge.runtime import Overlay, open_engine
+
+with open_engine("camvid-n") as engine:
+    frame = cv2.imread("x.png")
+    assert frame is not None
+    labels = engine.infer(frame)
+    cv2.imwrite("y.png", Overlay(engine.contract).draw(frame, labels))
+"""
+
+
+def test_a_program_with_frames_of_opencv_passes_a_strict_type_check(tmp_path: Path) -> None:
+    """OpenCV's own stubs say that an image is of any integer or floating type."""
+    root, package = Path(__file__).parents[1], tmp_path / "typed" / "fcn_edge"
+    package.mkdir(parents=True)
+    for part in (*(root / "fcn_edge").iterdir(), root / "export", root / "benchmarks"):  # as they install
+        (package / part.name).symlink_to(part)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "program.py"],
+        cwd=tmp_path, env=os.environ | {"MYPYPATH": str(package.parent)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_a_source_archive_holds_what_builds_and_nothing_of_a_used_checkout(tmp_path: Path) -> None:

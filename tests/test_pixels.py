@@ -9,7 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 
 from fcn_edge.errors import DataError, MissingError, UsageError
 from fcn_edge.pixels import (
@@ -144,6 +146,24 @@ def test_a_mask_is_one_uint8_channel(tmp_path: Path) -> None:
         read_mask(tmp_path / "deep.png")
     with pytest.raises(DataError, match="cannot be read"):
         read_mask(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (
+            PIL.Image.new("RGB", (4, 4)),
+            r"is of type Image; .*a PIL image is RGB; pass np\.asarray\(image\)\[\.\.\., ::-1\]",
+        ),
+        (torch.zeros((4, 4, 3), dtype=torch.uint8), r"is of type Tensor; .*pass np\.asarray\(frame\)"),
+        (None, r"is of type NoneType; .*cv2\.imread, which gives None"),
+        ("x.png", "is of type str; .*read a file with"),
+    ],
+    ids=["pillow", "torch", "none", "name"],
+)
+def test_what_is_no_array_is_no_frame(frame: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        fit_image(frame, (20, 30))
 
 
 def test_fit_image() -> None:

@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
 
 from ..contract import Contract
 from ..cores import physical_cores
@@ -41,7 +43,7 @@ class Engine(abc.ABC):
         self.precision = precision
         self.stages_ms: dict[str, float] = {}
 
-    def infer(self, frame_bgr: Image) -> Labels:
+    def infer(self, frame_bgr: NDArray[Any]) -> Labels:
         """Segment a frame.
 
         Args:

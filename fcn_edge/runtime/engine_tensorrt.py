@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import EngineError, MissingError, ModelError
 from ..pixels import Image, Labels, fit_image, restore_labels
@@ -100,7 +101,7 @@ class TensorRtEngine(Engine):
             slot.start(image_bgr)
             return slot.labels(), 0.0  # the head is a layer of the plan
 
-    def infer_all(self, frames_bgr: Iterable[Image]) -> Iterator[Labels]:
+    def infer_all(self, frames_bgr: Iterable[NDArray[Any]]) -> Iterator[Labels]:
         """Segment many frames, two at a time on their way: more frames each second, each a little later.
 
         Args:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import Contract
 from ..errors import UsageError
-from ..pixels import Image, Labels, fit_image, require_cv2
+from ..pixels import Image, Labels, fit_image, require_array, require_cv2
 from .legend import Legend
 
 MODES = ("overlay", "mask", "both")
@@ -37,7 +39,7 @@ class Overlay:
         self._colors: NDArray[np.uint8] = np.zeros((256, 1, 3), np.uint8)
         self._colors[: contract.num_classes, 0] = np.asarray(contract.palette, np.uint8)[:, ::-1]  # RGB to BGR
 
-    def draw(self, frame_bgr: Image, labels: Labels) -> Image:
+    def draw(self, frame_bgr: NDArray[Any], labels: Labels) -> Image:
         """The picture of a frame.
 
         Args:
@@ -50,6 +52,7 @@ class Overlay:
         Raises:
             UsageError: if the two differ in size or are of another type.
         """
+        require_array(frame_bgr)
         height, width = frame_bgr.shape[:2]
         if labels.dtype != np.uint8 or labels.shape != (height, width):
             raise UsageError(

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from fcn_edge.dataset import distinct_palette
@@ -121,3 +122,9 @@ def test_a_legend_grows_with_the_picture_and_stands_on_a_dark_ground(contract):
         rows[height] = len(changed)
         assert np.median(picture[changed[0] :]) < 128, "white letters on a white street cannot be read"
     assert rows[1080] > 2 * rows[360]
+
+
+@pytest.mark.parametrize("mode", ["overlay", "mask", "both"])
+def test_a_pillow_image_is_told_how_to_become_a_frame(contract, mode):
+    with pytest.raises(UsageError, match="a PIL image is RGB"):
+        Overlay(contract, mode=mode).draw(PIL.Image.new("RGB", (6, 4)), np.zeros((4, 6), np.uint8))
