@@ -21,8 +21,8 @@ CPU_GATE = "the gate runs on the typed ONNX files in the CPU engine: no GPU is h
 
 
 def build(
-    models: Sequence[str | Path],
-    out: Path,
+    models: str | Path | Sequence[str | Path],
+    out: str | Path,
     request: BuildRequest,
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -30,7 +30,7 @@ def build(
     """Build every model in every precision.
 
     Args:
-        models: ``.pt`` or ``.onnx`` files, or names of models that ship with the package.
+        models: ``.pt`` or ``.onnx`` files, or names of models that ship with the package; or one of them.
         out: folder for typed ONNX files, engines and sidecars.
         request: precisions and options.
         on_progress: called as ``on_progress(what, done, total)``, from any thread.
@@ -44,6 +44,7 @@ def build(
         GateError: if a precision fails the gate; its files are removed.
         KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
     """
+    out = Path(out)
     builder = _open_builder(request, on_note)
     if request.gate and (builder is None or not builder.can_run):
         on_note(CPU_GATE)
@@ -60,7 +61,7 @@ def build(
 
 
 def sensitivity(
-    models: Sequence[str | Path], request: BuildRequest, on_progress: OnProgress | None = None
+    models: str | Path | Sequence[str | Path], request: BuildRequest, on_progress: OnProgress | None = None
 ) -> list[tuple[str, tuple[LayerSensitivity, ...]]]:
     """What INT8 costs layer by layer: for each model its file and a row for each layer.
 
@@ -108,7 +109,8 @@ def _build_all(shop: Shop, pairs: Sequence[tuple[ModelSource, str]]) -> list[Bui
     return results
 
 
-def _open_sources(models: Sequence[str | Path], work: Path, request: BuildRequest) -> list[ModelSource]:
+def _open_sources(models: str | Path | Sequence[str | Path], work: Path, request: BuildRequest) -> list[ModelSource]:
+    models = [models] if isinstance(models, (str, Path)) else models
     return [ModelSource(model_file(model), work / str(index), request.size_hw) for index, model in enumerate(models)]
 
 

@@ -32,9 +32,9 @@ class BuildRequest:
     quantisation: Quantisation = field(default_factory=Quantisation)
     gate: GateRequest | None = None
     use_plugin: bool = True
-    plugin: Path | None = None
+    plugin: str | Path | None = None
     options: Options = field(default_factory=Options)
-    timing_cache: Path | None = None
+    timing_cache: str | Path | None = None
     threads: int | None = None
     force: bool = False
 

@@ -32,7 +32,9 @@ class CalibrationFrames:
     sha256: str
 
 
-def read_frames(calib: Path | Sequence[Path], size_hw: tuple[int, int], max_frames: int) -> CalibrationFrames:
+def read_frames(
+    calib: str | Path | Sequence[str | Path], size_hw: tuple[int, int], max_frames: int
+) -> CalibrationFrames:
     """Read frames, evenly spread over all there are, as the network will see them.
 
     Args:
@@ -48,7 +50,7 @@ def read_frames(calib: Path | Sequence[Path], size_hw: tuple[int, int], max_fram
         raise UsageError(f"max_frames is {max_frames}; expected at least {LEAST_FRAMES} frames to calibrate with")
     paths = _paths(calib)
     if len(paths) < LEAST_FRAMES:
-        place = f"{calib} holds" if isinstance(calib, Path) else "there are"
+        place = f"{calib} holds" if isinstance(calib, (str, Path)) else "there are"
         raise UsageError(
             f"{place} {len(paths)} images to calibrate with; expected at least {LEAST_FRAMES}, better 100, of the "
             "scenes that the model will see: give a folder of images or a data set"
@@ -69,9 +71,9 @@ def read_frames(calib: Path | Sequence[Path], size_hw: tuple[int, int], max_fram
     return CalibrationFrames(calibrate, held_out, digest.hexdigest())
 
 
-def _paths(calib: Path | Sequence[Path]) -> list[Path]:
-    if not isinstance(calib, Path):
-        return list(calib)
-    if not calib.is_dir():
+def _paths(calib: str | Path | Sequence[str | Path]) -> list[Path]:
+    if not isinstance(calib, (str, Path)):
+        return [Path(file) for file in calib]
+    if not Path(calib).is_dir():
         raise UsageError(f"{calib} is no folder; give --calib a folder of images or a data set")
-    return images_in(calib)
+    return images_in(Path(calib))

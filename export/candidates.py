@@ -62,8 +62,8 @@ class Calibrated:
 
 
 def calibrated(
-    model_fp32: Path,
-    calib: Path | Sequence[Path],
+    model_fp32: str | Path,
+    calib: str | Path | Sequence[str | Path],
     *,
     with_ranges: bool = True,
     max_frames: int = MAX_FRAMES,
@@ -77,7 +77,7 @@ def calibrated(
         ModelError: if the file is missing, damaged, not FP32 or not this project's, or an activation is not finite.
         MissingError: if ONNX Runtime or OpenVINO is not installed.
     """
-    model, size_hw = load_fp32(model_fp32)
+    model, size_hw = load_fp32(Path(model_fp32))
     frames = read_frames(calib, size_hw, max_frames)
     seen: dict[str, Seen] = {}
     if with_ranges:

@@ -19,7 +19,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "SkipHead")
 _PASSED_THROUGH = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity")
 
 
-def facts_from_file(path: Path) -> dict[str, Any]:
+def facts_from_file(path: str | Path) -> dict[str, Any]:
     """Everything that a model file tells without being run.
 
     Args:
@@ -40,6 +40,7 @@ def facts_from_file(path: Path) -> dict[str, Any]:
         ModelError: if the file, or an engine's sidecar, is missing, damaged or not this program's.
         MissingError: if a package that reads such a file is not installed.
     """
+    path = Path(path)
     readers = {".pt": _facts_from_checkpoint, ".onnx": _facts_from_onnx, ".engine": _facts_from_engine}
     reader = readers.get(path.suffix)
     if reader is None:

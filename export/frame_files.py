@@ -45,7 +45,7 @@ def images_in(folder: Path) -> list[Path]:
     return [sample.image for sample in open_dataset(folder).samples("train")]
 
 
-def files_sha256(files: Sequence[Path]) -> str:
+def files_sha256(files: Sequence[str | Path]) -> str:
     """Sha256 over the sha256 of each file's bytes, in order; names and places do not count.
 
     Raises:
@@ -54,7 +54,7 @@ def files_sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         try:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
         except OSError as exc:
             raise DataError(f"{file} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()

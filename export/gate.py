@@ -42,9 +42,9 @@ class GateRequest:
         min_agreement: least share of pixels with the label of FP32.
     """
 
-    data: Path | None = None
+    data: str | Path | None = None
     split: str = "val"
-    frames: tuple[Path, ...] = ()
+    frames: tuple[str | Path, ...] = ()
     max_miou_drop: float | None = None
     min_agreement: float | None = None
 
@@ -68,7 +68,7 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
         DataError: if an image of the split has no mask, or a file cannot be read.
     """
     if request.data is None:
-        return GateFrames(None, request.frames, files_sha256(request.frames), request)
+        return GateFrames(None, tuple(map(Path, request.frames)), files_sha256(request.frames), request)
     dataset = open_dataset_for(request.data, contract.class_names)
     if dataset.class_names != contract.class_names:
         raise ModelError(

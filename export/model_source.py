@@ -38,7 +38,7 @@ class Quantisation:
         max_frames: the most frames to read; None: :func:`~.quantize.typed_onnx`'s own.
     """
 
-    frames: tuple[Path, ...] = ()
+    frames: tuple[str | Path, ...] = ()
     method: str = "auto"
     keep: tuple[str, ...] = ()
     min_agreement: float | None = None

@@ -63,11 +63,11 @@ class TypedReport:
 
 
 def typed_onnx(
-    model_fp32: Path,
-    out: Path,
+    model_fp32: str | Path,
+    out: str | Path,
     precision: str,
     *,
-    calib: Path | Sequence[Path] | None = None,
+    calib: str | Path | Sequence[str | Path] | None = None,
     method: str = AUTO,
     keep: Sequence[str] = (),
     min_agreement: float | None = None,
@@ -104,6 +104,7 @@ def typed_onnx(
         MissingError: if ONNX Runtime or OpenVINO is needed and not installed.
         GateError: if ``min_agreement`` is not reached.
     """
+    model_fp32, out = Path(model_fp32), Path(out)
     check_request(out, precision, force)
     check_method(method, min_agreement)
     model, _ = load_fp32(model_fp32)
@@ -148,8 +149,8 @@ def typed_onnx(
 
 
 def sensitivity_of(
-    model_fp32: Path,
-    calib: Path | Sequence[Path],
+    model_fp32: str | Path,
+    calib: str | Path | Sequence[str | Path],
     *,
     method: str = AUTO,
     keep: Sequence[str] = (),

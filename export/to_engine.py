@@ -97,7 +97,7 @@ class EngineBuilder:
         onnx_path: Path,
         precision: str,
         options: Options,
-        timing_cache: Path | None = None,
+        timing_cache: str | Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> BuiltEngine:
         """Build an engine and audit it.
@@ -129,6 +129,7 @@ class EngineBuilder:
         types = {name: kind for name, kind in types_in_network(network).items() if name in expected}
         check_types(precision, expected, types, onnx_path.name, exact=True)
         config = self._config(network, options)
+        timing_cache = Path(timing_cache) if timing_cache else None
         cache = self._open_cache(config, timing_cache)
         plan = self._run(network, config, onnx_path.name, on_progress)
         if plan is None:

@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 def onnx_from_checkpoint(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: str | Path,
+    out: str | Path,
     size_hw: tuple[int, int] | None = None,
     *,
     force: bool = False,
@@ -68,8 +68,9 @@ def onnx_from_checkpoint(
         ModelError: if the checkpoint is missing, damaged or contradicts its contract.
         GateError: if the file's labels are not torch's.
     """
+    out = Path(out)
     _check_out(out, force)
-    model, contract, sha256 = _read(checkpoint)
+    model, contract, sha256 = _read(Path(checkpoint))
     if size_hw is not None:
         contract = resized(contract, size_hw)
     metadata = {CHECKPOINT_KEY: sha256}
@@ -79,13 +80,14 @@ def onnx_from_checkpoint(
 def write_onnx(
     model: FCN,
     contract: Contract,
-    out: Path,
+    out: str | Path,
     *,
     force: bool = False,
     verify_frames: Sequence[Image] = (),
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """Write a model as :func:`onnx_from_checkpoint` does, with further metadata if given; raises as that does."""
+    out = Path(out)
     _check_out(out, force)
     steps: dict[str, float] = {}
     if is_quantised(model.state_dict()):

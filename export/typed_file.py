@@ -15,12 +15,12 @@ VERIFIED_HW = (360, 480)
 
 
 def typed_from_checkpoint(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: str | Path,
+    out: str | Path,
     precision: str = "fp32",
     size_hw: tuple[int, int] | None = None,
     *,
-    calib: Path | None = None,
+    calib: str | Path | None = None,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
@@ -42,6 +42,7 @@ def typed_from_checkpoint(
         UsageError, DataError, ModelError, MissingError, GateError: as :func:`~.to_onnx.onnx_from_checkpoint` and
             :func:`~.quantize.typed_onnx` raise them.
     """
+    out = Path(out)
     frames = [draw_street(seed, 1.0, VERIFIED_HW)[0] for seed in range(3)]
     if precision == "fp32":
         return onnx_from_checkpoint(checkpoint, out, size_hw, force=force, verify_frames=frames)

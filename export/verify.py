@@ -54,7 +54,7 @@ class Agreement:
         )
 
 
-def verify(onnx_path: Path, model: FCN, frames: Iterable[Image]) -> Agreement:
+def verify(onnx_path: str | Path, model: FCN, frames: Iterable[Image]) -> Agreement:
     """Run frames through ONNX Runtime and torch and compare the labels.
 
     Labels are what is compared, so a class that wins nowhere on the frames is not: give frames that show the classes.
@@ -68,7 +68,7 @@ def verify(onnx_path: Path, model: FCN, frames: Iterable[Image]) -> Agreement:
         MissingError: if ONNX Runtime is not installed.
         ModelError: if ONNX Runtime refuses the file.
     """
-    session = _session(onnx_path)
+    session = _session(Path(onnx_path))
     _, height, width, _ = session.get_inputs()[0].shape
     training = model.training
     model.eval()

@@ -125,7 +125,7 @@ class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
     ignore_id: int | None = None
 
 
-def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> Dataset:
+def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "") -> Dataset:
     """Recognise a data set by its folders and list its samples; no pixel is read.
 
     Layouts: CamVid (``train/ trainannot/ val/ valannot/ test/ testannot/``, or some of the pairs), Cityscapes
@@ -162,7 +162,9 @@ def open_dataset(root: Path, classes: Sequence[str] = (), holdout: str = "") -> 
     return _choose_classes(dataset, classes) if classes else dataset
 
 
-def open_dataset_for(root: Path, class_names: Sequence[str], classes: Sequence[str] = (), holdout: str = "") -> Dataset:
+def open_dataset_for(
+    root: str | Path, class_names: Sequence[str], classes: Sequence[str] = (), holdout: str = ""
+) -> Dataset:
     """Open a data set with the classes asked for, or with those of a model that knows only some of its classes.
 
     Args:

@@ -56,7 +56,7 @@ class TensorRtEngine(Engine):
     backend = "tensorrt"
     _in_use: EngineLock
 
-    def __init__(self, path: Path, *, plugin: Path | None = None, use_graph: bool = True) -> None:
+    def __init__(self, path: Path, *, plugin: str | Path | None = None, use_graph: bool = True) -> None:
         described, plan, trt = checked_plan(path, plugin)
         super().__init__(described.contract, described.precision.asked)
         self._in_use = EngineLock()
@@ -293,7 +293,7 @@ class _Slot:
         self._labels.download(self._stream)
 
 
-def checked_plan(path: Path, plugin: Path | None = None) -> tuple[sidecar.Sidecar, bytes, ModuleType]:
+def checked_plan(path: Path, plugin: str | Path | None = None) -> tuple[sidecar.Sidecar, bytes, ModuleType]:
     """What can be known of an engine before a GPU is used: its sidecar, its bytes, the TensorRT that will run it.
 
     The plugin that the engine needs is registered with TensorRT.

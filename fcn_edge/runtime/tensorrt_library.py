@@ -157,7 +157,7 @@ def no_start(log: Any, exc: Exception) -> str:
     return str(texts[-1]).strip().splitlines()[0].rstrip(".") if texts else str(exc)
 
 
-def find_plugin(given: Path | None = None) -> Path:
+def find_plugin(given: str | Path | None = None) -> Path:
     """The library of the fused head: the file given, else ``FCN_EDGE_PLUGIN``, else the package's own.
 
     A library runs code, so nothing else is searched.
@@ -165,7 +165,8 @@ def find_plugin(given: Path | None = None) -> Path:
     Raises:
         MissingError: if there is none.
     """
-    named = given or (Path(os.environ[PLUGIN_VARIABLE]) if os.environ.get(PLUGIN_VARIABLE) else None)
+    asked = given or os.environ.get(PLUGIN_VARIABLE)
+    named = Path(asked) if asked else None
     places = [named] if named else [folder / PLUGIN_FILE for folder in _package_folders()]
     for path in places:
         if path.is_file():

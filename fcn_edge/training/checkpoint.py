@@ -58,7 +58,7 @@ class Checkpoint:
     provenance: dict[str, str] = field(default_factory=dict)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all.
 
     Raises:
@@ -74,7 +74,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from exc
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint; nothing in the file is executed (``weights_only``), tensors come to the CPU.
 
     Raises:
@@ -114,7 +114,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**fields)
 
 
-def model_from_checkpoint(path: Path) -> tuple[FCN, Contract]:
+def model_from_checkpoint(path: str | Path) -> tuple[FCN, Contract]:
     """The averaged model of a checkpoint in eval mode on the CPU, and its contract.
 
     Raises:

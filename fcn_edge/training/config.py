@@ -268,7 +268,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError(f"splits are {list(self.splits)}; expected different names such as train, val")
 
 
-def config_from_toml(path: Path | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+def config_from_toml(path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
     """The options in a TOML file, those of the command line laid over them.
 
     Args:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _REMEDY = "give a file that fcn-edge export has written"
 
 
-def state_from_onnx(path: Path) -> tuple[Contract, dict[str, Tensor]]:
+def state_from_onnx(path: str | Path) -> tuple[Contract, dict[str, Tensor]]:
     """The contract of an exported file and the state dict with which its network computes in eval mode what it does.
 
     The norms' statistics are mean 0 and variance 1, which are those of no image.
@@ -38,6 +38,7 @@ def state_from_onnx(path: Path) -> tuple[Contract, dict[str, Tensor]]:
         ModelError: if the file is missing, damaged or was not written by ``fcn-edge export``.
         MissingError: if the ``onnx`` package is not installed.
     """
+    path = Path(path)
     proto = _read_onnx(path)
     contract = _contract(proto, path)
     found = {tensor.name: tensor for tensor in proto.graph.initializer}

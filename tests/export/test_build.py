@@ -68,6 +68,21 @@ def test_typed_files_and_a_sentence(model: Path, trained: Path, tmp_path: Path, 
     assert "TensorRT is not installed" in printed.err
 
 
+def test_paths_may_be_text_and_a_single_model_needs_no_list(model: Path, trained: Path, tmp_path: Path) -> None:
+    images = tuple(str(path) for path in sorted((trained / "data" / "images" / "train").iterdir()))
+    for gate in (GateRequest(data=str(trained / "data"), max_miou_drop=1.0), GateRequest(frames=images)):
+        (result,) = build(str(model), str(tmp_path / "out"), BuildRequest(precisions=("fp16",), gate=gate))
+        assert Path(result.onnx) == tmp_path / "out" / "street-fp16-64x96.onnx"
+        assert result.gate is not None
+        assert result.gate.agreement > 0.9
+    frames = images * 2  # calibration wants eight
+    request = BuildRequest(precisions=("int8",), quantisation=Quantisation(frames=frames, method="minmax"))
+    (result,) = build(model, tmp_path / "out", request)
+    calibration = calibration_in(Path(result.onnx))
+    assert calibration is not None
+    assert calibration.method == "minmax"
+
+
 def test_a_typed_file_stays_what_it_is(model: Path, tmp_path: Path) -> None:
     """The command that a refusal of an engine gives: build from the typed file beside it, into its own folder."""
     out = tmp_path / "out"

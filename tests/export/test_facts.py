@@ -40,6 +40,7 @@ def test_onnx(tmp_path, exported) -> None:
     model, contract, proto = exported
     path = written(tmp_path / "m.onnx", proto)
     facts = facts_from_file(path)
+    assert facts_from_file(str(path)) == facts
     assert facts["contract"] == dict_from_contract(contract)
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (facts["kind"], facts["bytes"]) == ("onnx", path.stat().st_size)

@@ -293,3 +293,10 @@ def test_what_cannot_be_written_leaves_the_old_file(home, tmp_path, monkeypatch)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="cannot be written"):
         typed_onnx(home / "model.onnx", out / "below.onnx", "fp16")
+
+
+def test_paths_may_be_text(home, frames, tmp_path) -> None:
+    report = typed_onnx(str(home / "model.onnx"), str(tmp_path / "fp16.onnx"), "fp16", calib=str(frames), threads=1)
+    assert report.path == tmp_path / "fp16.onnx"
+    files = [str(path) for path in sorted(frames.iterdir())]
+    assert sensitivity_of(str(home / "model.onnx"), files, method="minmax", threads=1)

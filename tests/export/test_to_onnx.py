@@ -219,6 +219,12 @@ def test_nothing_is_overwritten_without_force(tmp_path, checkpoint, quick_trace)
     assert onnx_from_checkpoint(checkpoint, out, force=True).stat().st_size > 1000
 
 
+def test_paths_may_be_text(tmp_path, checkpoint, quick_trace) -> None:
+    out = onnx_from_checkpoint(str(checkpoint), str(tmp_path / "model.onnx"))
+    assert out == tmp_path / "model.onnx"
+    assert out.is_file()
+
+
 def test_places_that_cannot_be_written_are_usage_errors(tmp_path, checkpoint, quick_trace) -> None:
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(UsageError, match="exists already"):

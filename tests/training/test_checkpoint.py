@@ -57,6 +57,13 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.pt")
+    save_checkpoint(path, saved(tmp_path / "b.pt"))
+    assert load_checkpoint(path).epoch == 3
+    assert model_from_checkpoint(path)[1] == CONTRACT
+
+
 def test_the_model_of_a_checkpoint_has_the_averaged_weights(tmp_path: Path) -> None:
     before = saved(tmp_path / "a.pt")
     model, contract = model_from_checkpoint(tmp_path / "a.pt")
