@@ -6,49 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from . import pixels
+from .classes import CAMVID, CITYSCAPES, IGNORE_ID, classes_from_json
 from .errors import DataError, UsageError
 
-IGNORE_ID = 255
-
-CAMVID = {
-    "Sky": (128, 128, 128),
-    "Building": (128, 0, 0),
-    "Pole": (192, 192, 128),
-    "Road": (128, 64, 128),
-    "Pavement": (60, 40, 222),
-    "Tree": (128, 128, 0),
-    "SignSymbol": (192, 128, 128),
-    "Fence": (64, 64, 128),
-    "Car": (64, 0, 128),
-    "Pedestrian": (64, 64, 0),
-    "Bicyclist": (0, 128, 192),
-}
-
-CITYSCAPES = {
-    "road": (128, 64, 128),
-    "sidewalk": (244, 35, 232),
-    "building": (70, 70, 70),
-    "wall": (102, 102, 156),
-    "fence": (190, 153, 153),
-    "pole": (153, 153, 153),
-    "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0),
-    "vegetation": (107, 142, 35),
-    "terrain": (152, 251, 152),
-    "sky": (70, 130, 180),
-    "person": (220, 20, 60),
-    "rider": (255, 0, 0),
-    "car": (0, 0, 142),
-    "truck": (0, 0, 70),
-    "bus": (0, 60, 100),
-    "train": (0, 80, 100),
-    "motorcycle": (0, 0, 230),
-    "bicycle": (119, 11, 32),
-}
 _SPLITS = ("train", "val", "test")
 _CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _CITYSCAPES_MASKS = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
@@ -115,14 +78,6 @@ def complete_samples(dataset: Dataset, split: str) -> tuple[Sample, ...]:
         listing = "".join(f"\n  {problem}" for problem in unpaired)
         raise DataError(f"split '{split}' of {dataset.root} is incomplete; mend these files:{listing}", unpaired)
     return dataset.samples(split)
-
-
-class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
-    """``classes.json`` of the plain layout."""
-
-    names: list[str]
-    palette: list[tuple[int, int, int]] | None = None
-    ignore_id: int | None = None
 
 
 def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "") -> Dataset:
@@ -244,19 +199,6 @@ def check(dataset: Dataset, splits: Sequence[str]) -> None:
         dataset.samples(split)
 
 
-def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
-    """``count`` (red, green, blue) colours, the first 256 distinct: the bit-interleaved palette of PASCAL VOC."""
-    colors = []
-    for index in range(1, count + 1):
-        channels, rest = [0, 0, 0], index
-        for bit in range(7, -1, -1):
-            for channel in range(3):
-                channels[channel] |= ((rest >> channel) & 1) << bit
-            rest >>= 3
-        colors.append((channels[0], channels[1], channels[2]))
-    return tuple(colors)
-
-
 def _open_camvid(root: Path) -> Dataset:
     splits, unpaired = {}, {}
     for split in _SPLITS:
@@ -290,35 +232,14 @@ def _open_cityscapes(root: Path) -> Dataset:
 
 
 def _open_plain(root: Path) -> Dataset:
-    path = root / "classes.json"
-    try:
-        info = msgspec.json.decode(path.read_bytes(), type=_ClassFile)
-    except FileNotFoundError as exc:
-        raise UsageError(f'{path} is missing; write one such as {{"names": ["road", "car"]}}') from exc
-    except (OSError, msgspec.DecodeError) as exc:
-        raise UsageError(
-            f'{path} cannot be used: {exc}; expected {{"names": [...], "palette": [[r, g, b], ...]}}'
-        ) from exc
-    count = len(info.names)
-    if not 1 <= count <= 256 or len(set(info.names)) != count:
-        raise UsageError(f"{path} names {count} classes; expected 1 to 256 different names")
-    palette = tuple(info.palette) if info.palette else distinct_palette(count)
-    if len(palette) != count or any(not 0 <= value <= 255 for color in palette for value in color):
-        raise UsageError(f"{path} has {len(palette)} palette colours; expected {count} of three values from 0 to 255")
-    id_map = [*range(count), *[-1] * (256 - count)]
-    ignored = {IGNORE_ID} if info.ignore_id is None else {info.ignore_id, IGNORE_ID}
-    for value in ignored:
-        if not 0 <= value <= 255 or (value < count and info.ignore_id is not None):
-            raise UsageError(f"{path} has ignore_id {value}; expected a value from {count} to 255, which is no class")
-        if value >= count:
-            id_map[value] = IGNORE_ID
+    classes = classes_from_json(root / "classes.json")
     splits, unpaired = {}, {}
     for folder in sorted(path for path in (root / "images").iterdir() if path.is_dir()):
         masks = {path.stem: path for path in _images(root / "masks" / folder.name)}
         splits[folder.name], unpaired[folder.name] = _pair(_images(folder), masks)
-    ignore_id = IGNORE_ID if count < 256 else None
+    names, palette = classes.names, classes.palette
     return Dataset(
-        root, "plain", tuple(info.names), palette, ignore_id, tuple(id_map), splits, unpaired, mask_colors=palette
+        root, "plain", names, palette, classes.ignore_id, classes.id_map, splits, unpaired, mask_colors=palette
     )
 
 

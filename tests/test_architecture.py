@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"contract", "shipped", "cores"},
-    {"pixels", "metrics", "skip_head", "_native"},
+    {"pixels", "classes", "metrics", "skip_head", "_native"},
     {"dataset", "street", "model"},
     {"training", "runtime"},
     {"export"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-SAME_LAYER = {("skip_head", "_native"), ("street", "dataset")}
+SAME_LAYER = {("skip_head", "_native")}
 
 # Package -> places that may import it, as prefixes of the module's name.
 ALLOWED = {

@@ -11,7 +11,8 @@ import pytest
 
 from fcn_edge import street
 from fcn_edge.benchmarks.accuracy import evaluate
-from fcn_edge.dataset import CAMVID, open_dataset
+from fcn_edge.classes import CAMVID
+from fcn_edge.dataset import open_dataset
 from fcn_edge.export.facts import facts_from_file
 from fcn_edge.pixels import fit_image, read_image
 from fcn_edge.runtime import open_engine

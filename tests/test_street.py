@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fcn_edge import dataset, street
+from fcn_edge import classes, dataset, street
 from fcn_edge.errors import SinkError, UsageError
 from fcn_edge.street.backdrop import paint_ground
 from fcn_edge.street.canvas import Camera, Canvas, Texture, Tone
@@ -37,7 +37,7 @@ def run_python(code):
 
 
 def test_names_and_colours_are_camvids():
-    assert dict(zip(street.CLASS_NAMES, street.PALETTE, strict=True)) == dataset.CAMVID
+    assert dict(zip(street.CLASS_NAMES, street.PALETTE, strict=True)) == classes.CAMVID
 
 
 def test_same_picture_in_any_order_and_any_random_state():

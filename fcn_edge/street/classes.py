@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dataset import CAMVID
+from ..classes import CAMVID
 
 CLASS_NAMES = tuple(CAMVID)
 """One name for each class id."""

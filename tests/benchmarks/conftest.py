@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fcn_edge import pixels, street
+from fcn_edge.classes import distinct_palette
 from fcn_edge.contract import METADATA_KEY, Contract, json_from_contract
-from fcn_edge.dataset import distinct_palette, open_dataset
+from fcn_edge.dataset import open_dataset
 from fcn_edge.export.skip_head_onnx import skip_head_function, skip_head_node
 
 NAMES = ("road", "car", "sky", "tree")

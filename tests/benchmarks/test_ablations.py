@@ -15,8 +15,8 @@ from rich.console import Console
 
 from fcn_edge.benchmarks.ablations import ablations_from_runs, main
 from fcn_edge.benchmarks.ablations_table import ablations_from_record, markdown_from_ablations
+from fcn_edge.classes import distinct_palette
 from fcn_edge.contract import Contract
-from fcn_edge.dataset import distinct_palette
 from fcn_edge.errors import ModelError, UsageError
 from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint
 from fcn_edge.training.config import config_from_dict

@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from fcn_edge.classes import distinct_palette
 from fcn_edge.contract import METADATA_KEY, Contract, json_from_contract
-from fcn_edge.dataset import distinct_palette
 from fcn_edge.runtime import gpu, sidecar
 from fcn_edge.runtime.cuda_graph import ONE_CAPTURE
 from fcn_edge.runtime.frame import Frame

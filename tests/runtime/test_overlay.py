@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from fcn_edge.dataset import distinct_palette
+from fcn_edge.classes import distinct_palette
 from fcn_edge.errors import UsageError
 from fcn_edge.runtime.legend import Legend
 from fcn_edge.runtime.overlay import Overlay

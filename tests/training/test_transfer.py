@@ -14,8 +14,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from fcn_edge.classes import CAMVID
 from fcn_edge.cli import main
-from fcn_edge.dataset import CAMVID
 from fcn_edge.errors import MissingError, ModelError, UsageError
 from fcn_edge.export.qdq import placement, weight_scales
 from fcn_edge.export.to_onnx import onnx_from_model
