@@ -25,6 +25,9 @@ CAMVID = {
     "Bicyclist": (0, 128, 192),
 }
 
+CAMVID_VOID = (0, 0, 0)
+"""Red, green, blue of what is ignored in CamVid's coloured masks; in the others it is the id behind the classes'."""
+
 CITYSCAPES = {
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),
@@ -57,12 +60,14 @@ class Classes:
         palette: one (red, green, blue) for each class id.
         ignore_id: mapped mask value that never counts; None where all 256 ids are classes.
         id_map: 256 entries: mask value in the file -> class id, ``ignore_id``, or -1 for a value that is not allowed.
+        has_palette: whether the palette stands in the file.
     """
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_id: int | None
     id_map: tuple[int, ...]
+    has_palette: bool
 
 
 class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,7 +105,8 @@ def classes_from_json(path: Path) -> Classes:
             raise UsageError(f"{path} has ignore_id {value}; expected a value from {count} to 255, which is no class")
         if value >= count:
             id_map[value] = IGNORE_ID
-    return Classes(tuple(info.names), palette, IGNORE_ID if count < 256 else None, tuple(id_map))
+    ignore_id = IGNORE_ID if count < 256 else None
+    return Classes(tuple(info.names), palette, ignore_id, tuple(id_map), bool(info.palette))
 
 
 def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import pixels
-from .classes import CAMVID, CITYSCAPES, IGNORE_ID, classes_from_json
+from .classes import CAMVID, CAMVID_VOID, CITYSCAPES, IGNORE_ID, classes_from_json
 from .errors import DataError, UsageError
 
 _SPLITS = ("train", "val", "test")
@@ -41,6 +41,7 @@ class Dataset:
         splits: samples of each split, in the order of their names.
         unpaired: for each split, a sentence for each image without a mask and each mask without an image.
         holdout: sequence of ``train`` that stands in for ``val``; empty: none, ``val`` is the folder's own.
+        has_own_colors: whether ``mask_colors`` were given for these masks, so that a palette in a mask is held to them.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Dataset:
     unpaired: Mapping[str, tuple[str, ...]]
     holdout: str = ""
     mask_colors: tuple[tuple[int, int, int], ...] = ()
+    has_own_colors: bool = False
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """The samples of a split.
@@ -160,7 +162,7 @@ def read_labels(dataset: Dataset, sample: Sample) -> pixels.Labels:
     Raises:
         DataError: if the file cannot be read or holds a value that is no class.
     """
-    raw = pixels.read_mask(sample.mask, dataset.mask_colors)
+    raw = pixels.read_mask(sample.mask, dataset.mask_colors, is_own=dataset.has_own_colors)
     mapped = np.asarray(dataset.id_map, np.int16)[raw]
     if (mapped < 0).any():
         bad = sorted({int(value) for value in np.unique(raw) if dataset.id_map[value] < 0})
@@ -205,8 +207,9 @@ def _open_camvid(root: Path) -> Dataset:
         masks = {path.stem: path for path in _images(root / f"{split}annot")}
         splits[split], unpaired[split] = _pair(_images(root / split), masks)
     id_map = (*range(len(CAMVID)), IGNORE_ID, *[-1] * (255 - len(CAMVID) - 1), IGNORE_ID)
-    colors = tuple(CAMVID.values())
-    return Dataset(root, "camvid", tuple(CAMVID), colors, IGNORE_ID, id_map, splits, unpaired, mask_colors=colors)
+    names, palette = tuple(CAMVID), tuple(CAMVID.values())
+    colors = (*palette, CAMVID_VOID)
+    return Dataset(root, "camvid", names, palette, IGNORE_ID, id_map, splits, unpaired, mask_colors=colors)
 
 
 def _open_cityscapes(root: Path) -> Dataset:
@@ -239,7 +242,16 @@ def _open_plain(root: Path) -> Dataset:
         splits[folder.name], unpaired[folder.name] = _pair(_images(folder), masks)
     names, palette = classes.names, classes.palette
     return Dataset(
-        root, "plain", names, palette, classes.ignore_id, classes.id_map, splits, unpaired, mask_colors=palette
+        root,
+        "plain",
+        names,
+        palette,
+        classes.ignore_id,
+        classes.id_map,
+        splits,
+        unpaired,
+        mask_colors=palette,
+        has_own_colors=classes.has_palette,
     )
 
 

@@ -68,19 +68,23 @@ def read_image(path: Path) -> Image:
     return image
 
 
-def read_mask(path: Path, colors: Sequence[tuple[int, int, int]] = ()) -> Labels:
+def read_mask(path: Path, colors: Sequence[tuple[int, int, int]] = (), *, is_own: bool = False) -> Labels:
     """Read a mask as uint8 ``[height, width]``: the file's values untouched, of a PNG with a palette its indices.
 
     Args:
         path: the file.
         colors: (red, green, blue) of each value from 0 on, for a mask that is coloured; empty: such a one is refused.
+        is_own: whether these colours were given for these masks. Then a palette whose colours are all among them, in
+            another order, goes before the indices: programs that make PNGs smaller put coloured masks into palettes.
 
     Raises:
-        DataError: if the file is missing, cut off, no image, not one uint8 channel or in other colours than these.
+        DataError: if the file is missing, cut off, no image, a JPEG, not one uint8 channel or in other colours.
     """
-    data, levels = _read(path), 256
+    data, levels, palette = _read(path), 256, b""
+    if data.startswith(_JPEG):
+        raise DataError(f"{path} is a JPEG, which blurs ids; export masks as PNG")
     if data.startswith(_PNG) and data[_PNG_KIND : _PNG_KIND + 1] in (_PNG_GREY, _PNG_PALETTE):
-        levels, data = 1 << min(data[_PNG_DEPTH], 8), _grey_of_palette(data)
+        levels, (data, palette) = 1 << min(data[_PNG_DEPTH], 8), _grey_and_palette(data)
     mask: Labels = _decoded(path, data, require_cv2().IMREAD_UNCHANGED)
     if mask.dtype == np.uint8 and mask.ndim == 3 and colors:
         return _values_of_colors(path, mask, colors)
@@ -88,7 +92,7 @@ def read_mask(path: Path, colors: Sequence[tuple[int, int, int]] = ()) -> Labels
         channels = 1 if mask.ndim == 2 else mask.shape[2]
         raise DataError(f"{path} has {channels} channels of {mask.dtype}; a mask is one uint8 class id for each pixel")
     mask //= np.uint8(255 // (levels - 1))  # OpenCV spreads grey of fewer than eight bits to 255
-    return mask
+    return _values_of_indices(mask, palette, colors) if is_own and palette else mask
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -230,28 +234,52 @@ def _unreadable(path: Path, data: bytes) -> DataError:
     return DataError(f"{path} is no readable image ({len(data)} bytes); replace it or remove it")
 
 
-def _grey_of_palette(data: bytes) -> bytes:
-    """A PNG whose grey values are the palette's indices: OpenCV gives the colours of a palette, never its indices."""
+def _grey_and_palette(data: bytes) -> tuple[bytes, bytes]:
+    """A PNG whose grey values are the palette's indices, as OpenCV gives only colours, and the palette, if any."""
     header = data[:_PNG_KIND] + _PNG_GREY + data[_PNG_KIND + 1 : _PNG_CRC]
-    at = _PNG_CRC + 4
-    while data[at + 4 : at + 8] not in (b"IDAT", b""):  # chunks before, such as the palette, mean nothing to grey
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return header + zlib.crc32(header[12:]).to_bytes(4, "big") + data[at:]
+    at, palette = _PNG_CRC + 4, b""
+    while (kind := data[at + 4 : at + 8]) not in (b"IDAT", b""):  # chunks before it mean nothing to grey
+        size = int.from_bytes(data[at : at + 4], "big")
+        if kind == b"PLTE":
+            palette = data[at + 8 : at + 8 + size]
+        at += 12 + size
+    return header + zlib.crc32(header[12:]).to_bytes(4, "big") + data[at:], palette
+
+
+def _values_of_indices(mask: Labels, palette: bytes, colors: Sequence[tuple[int, int, int]]) -> Labels:
+    """The mask, by its palette's colours where these are all among ``colors`` and stand in another order there."""
+    values = {color: value for value, color in reversed([*enumerate(colors)])}
+    used = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)).tolist()
+    seen = {index: (*palette[3 * index : 3 * index + 3],) for index in used}
+    if not all(color in values for color in seen.values()) or all(
+        index < len(colors) and colors[index] == color for index, color in seen.items()
+    ):
+        return mask
+    table = np.zeros(256, np.uint8)
+    for index, color in seen.items():
+        table[index] = values[color]  # type: ignore[index]
+    return table[mask]
 
 
 def _values_of_colors(path: Path, mask: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> Labels:
     """Values of a mask uint8 ``[height, width, 3 or 4]`` BGR in the colours of a palette; alpha does not count."""
-    codes = mask[..., :3] @ np.array([1, 256, 65536], np.int32)
-    seen, inverse = np.unique(codes, return_inverse=True)
-    values = {(red << 16) + (green << 8) + blue: value for value, (red, green, blue) in reversed([*enumerate(colors)])}
-    unknown = [f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in seen.tolist() if code not in values]
-    if unknown:
+    table = np.zeros(1 << 24, np.int16)  # of each colour; no page that is not asked for takes memory or time
+    for value, (red, green, blue) in reversed([*enumerate(colors)]):
+        table[(red << 16) + (green << 8) + blue] = value + 1
+    cv2 = require_cv2()
+    bgra = mask if mask.shape[2] == 4 else cv2.cvtColor(mask, cv2.COLOR_BGR2BGRA)
+    codes = bgra.view("<u4")[..., 0] & 0xFFFFFF
+    found = table[codes]
+    if not found.all():
+        unknown = np.unique(codes[found == 0]).tolist()
+        listing = ", ".join(f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in unknown[:4])
         raise DataError(
-            f"{path} is coloured, and {len(unknown)} of its colours are no class's: {', '.join(unknown[:4])}; expected "
-            'those of the classes ("palette" in classes.json), or one uint8 class id for each pixel'
+            f"{path} is coloured, and {len(unknown)} of its colours are no class's: {listing}; expected those of the "
+            'classes ("palette" in classes.json), or one uint8 class id for each pixel. A colour that means unknown '
+            'is a class of its own there, such as "void", which --classes leaves out'
         )
-    table = np.array([values[code] for code in seen.tolist()], np.uint8)
-    return table[inverse].reshape(codes.shape)
+    values: Labels = (found - 1).astype(np.uint8)
+    return values
 
 
 def _is_whole(data: bytes) -> bool:

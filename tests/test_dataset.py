@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from fcn_edge import dataset
-from fcn_edge.classes import CAMVID
+from fcn_edge.classes import CAMVID, distinct_palette
 from fcn_edge.errors import DataError, UsageError
 from fcn_edge.pixels import write_png
 
@@ -103,6 +104,29 @@ def test_coloured_masks_are_read_by_the_palette_whatever_classes_are_chosen(tmp_
     for classes, expected in (((), [0, 1, 2]), (("sky", "ground=road"), [1, 255, 0])):
         data = dataset.open_dataset(tmp_path, classes)
         assert dataset.read_sample(data, data.samples("train")[0])[1].tolist() == [expected]
+
+
+@pytest.mark.parametrize("palette", [[[0, 0, 142], [128, 64, 128]], None])
+def test_a_palette_in_a_mask_is_held_to_that_of_the_classes(tmp_path: Path, palette: list | None) -> None:
+    """Only to one that was given: the default is VOC's less its first colour, and contradicts every mask of VOC's."""
+    put(tmp_path / "images" / "train" / "1.png", 9, (1, 2), channels=3)
+    (tmp_path / "masks" / "train").mkdir(parents=True)
+    colors = palette or distinct_palette(2)
+    mask = PIL.Image.fromarray(np.array([[0, 1]], np.uint8))
+    mask.putpalette([*colors[1], *colors[0]])
+    mask.save(tmp_path / "masks" / "train" / "1.png")
+    more = {"palette": palette} if palette else {}
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["car", "road"], **more}))
+    data = dataset.open_dataset(tmp_path)
+    assert dataset.read_sample(data, data.samples("train")[0])[1].tolist() == [[1, 0] if palette else [0, 1]]
+
+
+def test_black_means_nothing_in_coloured_masks_of_camvid(camvid_like: Path) -> None:
+    colors = np.array([[CAMVID["Car"], (0, 0, 0), CAMVID["Sky"]]], np.uint8)
+    put(camvid_like / "train" / "a_1.png", 9, (1, 3), channels=3)
+    write_png(camvid_like / "trainannot" / "a_1.png", np.ascontiguousarray(colors[..., ::-1]))
+    data = dataset.open_dataset(camvid_like)
+    assert dataset.read_sample(data, data.samples("train")[0])[1].tolist() == [[8, 255, 0]]
 
 
 def test_every_problem_is_listed(camvid_like: Path) -> None:

@@ -89,8 +89,8 @@ def test_an_image_of_more_pixels_than_opencv_takes_is_refused(tmp_path: Path) ->
         read_image(path)
 
 
-def png_of_few_bits(values: np.ndarray, depth: int, kind: int) -> bytes:
-    """A PNG of values below 2^depth, with a palette (kind 3) or grey (kind 0); OpenCV writes none."""
+def png_of_few_bits(values: np.ndarray, depth: int, kind: int, colors: bytes = b"") -> bytes:
+    """A PNG of values below 2^depth, with a palette (kind 3; random or these) or grey (kind 0); OpenCV writes none."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
@@ -99,7 +99,7 @@ def png_of_few_bits(values: np.ndarray, depth: int, kind: int) -> bytes:
     bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :].reshape(height, -1)
     rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, kind, 0, 0, 0])
-    colors = np.random.default_rng(0).integers(0, 256, (1 << depth, 3), np.uint8).tobytes()
+    colors = colors or np.random.default_rng(0).integers(0, 256, (1 << depth, 3), np.uint8).tobytes()
     palette = [(b"PLTE", colors), (b"tRNS", b"\0\x80")] if kind == 3 else []
     parts = [(b"IHDR", header), *palette, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
@@ -133,8 +133,47 @@ def test_a_coloured_mask_is_read_by_its_palette(tmp_path: Path) -> None:
     alpha = np.dstack([np.array(colors, np.uint8)[values][..., ::-1], np.full((2, 3), 9, np.uint8)])
     cv2.imwrite(str(tmp_path / "bgra.png"), alpha)
     assert np.array_equal(read_mask(tmp_path / "bgra.png", colors), values)
-    with pytest.raises(DataError, match=r"1 of its colours are no class's: \(255, 255, 255\); expected .*palette"):
+    with pytest.raises(
+        DataError, match=r"1 of its colours are no class's: \(255, 255, 255\); expected .*palette.*void"
+    ):
         read_mask(tmp_path / "bgr.png", colors[:3])
+
+
+def test_every_colour_of_a_mask_is_told_apart(tmp_path: Path) -> None:
+    """256 classes that differ in one channel by one, on large pictures without and with alpha."""
+    colors = [(value, 255 - value, value // 2) for value in range(256)]
+    values = np.random.default_rng(2).integers(0, 256, (200, 300), np.uint8)
+    bgr = np.ascontiguousarray(np.array(colors, np.uint8)[values][..., ::-1])
+    for name, picture in {"bgr": bgr, "bgra": np.dstack([bgr, values])}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+        assert np.array_equal(read_mask(tmp_path / f"{name}.png", colors), values)
+
+
+@pytest.mark.parametrize("depth", [2, 8])
+def test_a_palette_of_the_classes_colours_goes_before_the_indices(tmp_path: Path, depth: int) -> None:
+    """Programs that make PNGs smaller put coloured masks into palettes, in an order of their own."""
+    colors = [(128, 64, 128), (0, 0, 142), (220, 20, 60)]
+    order, values = [2, 0, 1], np.array([[0, 1, 2, 2], [2, 1, 0, 0]], np.uint8)
+    indices = np.argsort(order)[values].astype(np.uint8)
+    shuffled = np.array(colors, np.uint8)[order].tobytes()
+    path = tmp_path / "mask.png"
+    path.write_bytes(png_of_few_bits(indices, depth, 3, shuffled + bytes([9, 9, 9])))  # what no pixel has, counts not
+    assert np.array_equal(read_mask(path, colors, is_own=True), values)
+    assert np.array_equal(read_mask(path, colors), indices)  # colours that nobody gave for these masks say nothing
+    assert np.array_equal(read_mask(path), indices)
+    path.write_bytes(png_of_few_bits(values, depth, 3, np.array(colors, np.uint8).tobytes() + bytes(3)))
+    assert np.array_equal(read_mask(path, colors, is_own=True), values)
+    for palette in (shuffled[:6] + bytes([9, 9, 9]), shuffled[:6]):  # a used index of another colour, or of none
+        path.write_bytes(png_of_few_bits(indices, depth, 3, palette))
+        assert np.array_equal(read_mask(path, colors, is_own=True), indices)
+
+
+@pytest.mark.parametrize("name", ["mask.jpg", "mask.png"])
+def test_a_mask_that_is_a_jpeg_is_refused(tmp_path: Path, name: str) -> None:
+    """Its compression invents ids along every edge, most of which are other classes'."""
+    (tmp_path / name).write_bytes(cv2.imencode(".jpg", IMAGE[..., 0])[1].tobytes())
+    with pytest.raises(DataError, match=f"{name} is a JPEG, which blurs ids; export masks as PNG"):
+        read_mask(tmp_path / name)
 
 
 def test_a_mask_is_one_uint8_channel(tmp_path: Path) -> None:
