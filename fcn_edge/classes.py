@@ -85,9 +85,11 @@ def classes_from_json(path: Path) -> Classes:
         UsageError: if it is missing, no such JSON, or its classes, colours or ``ignore_id`` cannot be used.
     """
     try:
-        info = msgspec.json.decode(path.read_bytes(), type=_ClassFile)
+        info = msgspec.json.decode(path.read_text(encoding="utf-8-sig"), type=_ClassFile)  # editors put a BOM before
     except FileNotFoundError as exc:
         raise UsageError(f'{path} is missing; write one such as {{"names": ["road", "car"]}}') from exc
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{path} is not in UTF-8 ({exc.reason} at byte {exc.start}); save it as UTF-8") from exc
     except (OSError, msgspec.DecodeError) as exc:
         raise UsageError(
             f'{path} cannot be used: {exc}; expected {{"names": [...], "palette": [[r, g, b], ...]}}'

@@ -39,7 +39,7 @@ class Dataset:
         id_map: 256 entries: mask value in the file -> class id, ``ignore_id``, or -1 for a value that is not allowed.
         mask_colors: (red, green, blue) of each mask value from 0 on, for masks that are coloured; empty: none may be.
         splits: samples of each split, in the order of their names.
-        unpaired: for each split, a sentence for each image without a mask and each mask without an image.
+        unpaired: for each split, a sentence for each file without its partner and each folder of images inside it.
         holdout: sequence of ``train`` that stands in for ``val``; empty: none, ``val`` is the folder's own.
         has_own_colors: whether ``mask_colors`` were given for these masks, so that a palette in a mask is held to them.
     """
@@ -64,7 +64,8 @@ class Dataset:
         """
         if not self.splits.get(split):
             known = ", ".join(name for name, found in self.splits.items() if found) or "none"
-            raise UsageError(f"{self.root} has no images in split '{split}'; the splits with images are: {known}")
+            why = f" ({self.unpaired[split][0]})" if self.unpaired.get(split) else ""
+            raise UsageError(f"{self.root} has no images in split '{split}'{why}; the splits with images are: {known}")
         return self.splits[split]
 
 
@@ -112,7 +113,7 @@ def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "
         found = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "none"
         raise UsageError(
             f"{root} has no known layout (its folders: {found}); expected train/ trainannot/ val/ valannot/ (CamVid), "
-            "leftImg8bit/ gtFine/ (Cityscapes), or images/<split> masks/<split> classes.json"
+            f"leftImg8bit/ gtFine/ (Cityscapes), or images/<split> masks/<split> classes.json{_way_from_splits(root)}"
         )
     if holdout:
         dataset = _hold_out(dataset, holdout)
@@ -152,7 +153,8 @@ def read_sample(dataset: Dataset, sample: Sample) -> tuple[pixels.Image, pixels.
     image, labels = pixels.read_image(sample.image), read_labels(dataset, sample)
     if image.shape[:2] != labels.shape:
         sizes = f"{image.shape[0]}x{image.shape[1]} and {labels.shape[0]}x{labels.shape[1]}"
-        raise DataError(f"{sample.image} and its mask are {sizes}; they must be equal")
+        turned = ": is the photo turned by its EXIF?" if image.shape[:2] == labels.shape[::-1] else ""
+        raise DataError(f"{sample.image} and its mask are {sizes}; they must be equal{turned}")
     return image, labels
 
 
@@ -204,8 +206,7 @@ def check(dataset: Dataset, splits: Sequence[str]) -> None:
 def _open_camvid(root: Path) -> Dataset:
     splits, unpaired = {}, {}
     for split in _SPLITS:
-        masks = {path.stem: path for path in _images(root / f"{split}annot")}
-        splits[split], unpaired[split] = _pair(_images(root / split), masks)
+        splits[split], unpaired[split] = _pair_folders(root / split, root / f"{split}annot")
     id_map = (*range(len(CAMVID)), IGNORE_ID, *[-1] * (255 - len(CAMVID) - 1), IGNORE_ID)
     names, palette = tuple(CAMVID), tuple(CAMVID.values())
     colors = (*palette, CAMVID_VOID)
@@ -221,7 +222,7 @@ def _open_cityscapes(root: Path) -> Dataset:
     splits, unpaired = {}, {}
     for split in _SPLITS:
         chosen = [path for path in found if path.name.endswith(ending) and path.parent.parent.name == split]
-        masks = {path.name[: -len(ending)]: path for path in chosen}
+        masks = [(path.name[: -len(ending)], path) for path in chosen]
         images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.*"))
         splits[split], unpaired[split] = _pair(images, masks, "_leftImg8bit")
     if ending == _CITYSCAPES_MASKS[0]:
@@ -235,11 +236,16 @@ def _open_cityscapes(root: Path) -> Dataset:
 
 
 def _open_plain(root: Path) -> Dataset:
+    folders = _folders(root / "images")
+    if not folders and _images(root / "images"):
+        raise UsageError(
+            f"{root / 'images'} holds images and no splits; expected a folder for each: move them to images/train and "
+            "images/val, masks likewise"
+        )
     classes = classes_from_json(root / "classes.json")
     splits, unpaired = {}, {}
-    for folder in sorted(path for path in (root / "images").iterdir() if path.is_dir()):
-        masks = {path.stem: path for path in _images(root / "masks" / folder.name)}
-        splits[folder.name], unpaired[folder.name] = _pair(_images(folder), masks)
+    for folder in folders:
+        splits[folder.name], unpaired[folder.name] = _pair_folders(folder, root / "masks" / folder.name)
     names, palette = classes.names, classes.palette
     return Dataset(
         root,
@@ -258,33 +264,82 @@ def _open_plain(root: Path) -> Dataset:
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in pixels.IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in pixels.IMAGE_SUFFIXES
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders inside it that are not hidden, as .ipynb_checkpoints is."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pair_folders(images: Path, masks: Path) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """As :func:`_pair`, of all files in two folders, and a sentence for each folder inside them that holds images."""
+    samples, problems = _pair(_images(images), [(path.stem, path) for path in _images(masks)])
+    inner = [path for folder in (images, masks) for path in _folders(folder) if any(map(_is_image, path.rglob("*")))]
+    return samples, (
+        *problems,
+        *(f"{path} is a folder; images are looked for in {path.parent} itself: move them there" for path in inner),
+    )
 
 
 def _pair(
-    images: Sequence[Path], masks: Mapping[str, Path], suffix: str = ""
+    images: Sequence[Path], masks: Sequence[tuple[str, Path]], suffix: str = ""
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """Samples of images with masks of the same stem, and a sentence for each file that has no partner."""
-    left = dict(masks)
+    left: dict[str, Path] = {}
+    taken: dict[str, Path] = {}
     samples, problems = [], []
-    for image in images:
-        mask = left.pop(image.stem.removesuffix(suffix), None)
-        if mask is None:
-            problems.append(f"{image} has no mask")
+    for stem, mask in masks:
+        if stem in left:
+            problems.append(f"{mask} shares its name with {left[stem].name}, and an image has one mask: remove one")
         else:
-            samples.append(Sample(image.stem, image, mask))
+            left[stem] = mask
+    for image in images:
+        stem = image.stem.removesuffix(suffix)
+        if stem in left:
+            samples.append(Sample(image.stem, image, left.pop(stem)))
+            taken[stem] = image
+        elif stem in taken:
+            problems.append(f"{image} has no mask of its own: it shares its name with {taken[stem].name}")
+        else:
+            problems.append(f"{image} has no mask")
     return tuple(samples), (*problems, *(f"{mask} has no image" for mask in left.values()))
+
+
+def _way_from_splits(root: Path) -> str:
+    """What to do where each split has images and masks inside it; empty where it is not so."""
+    found = sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
+    if not found:
+        return ""
+    return (
+        f": move {found[0]}/images to images/{found[0]} and {found[0]}/masks to masks/{found[0]}, each split likewise"
+    )
 
 
 def _hold_out(dataset: Dataset, holdout: str) -> Dataset:
     train = dataset.samples("train")
-    kept = tuple(sample for sample in train if not sample.name.startswith(f"{holdout}_"))
-    held = tuple(sample for sample in train if sample.name.startswith(f"{holdout}_"))
+    kept, held = _parted(train, holdout)
     if not held or not kept:
-        known = ", ".join(sorted({sample.name.rsplit("_", 1)[0] for sample in train})[:12])
-        raise UsageError(f"holdout '{holdout}' takes {len(held)} of {len(train)} train images; sequences are: {known}")
+        known = sorted({sample.name.rpartition("_")[0] for sample in train})
+        fitting = [name for name in known if name and all(_parted(train, name))]
+        offer = f"sequences are: {', '.join(fitting[:12])}"
+        if not fitting:
+            offer = f"none can be held out: names are SEQUENCE_NUMBER, of two sequences at least, not {train[0].name}"
+        raise UsageError(f"holdout '{holdout}' takes {len(held)} of {len(train)} train images; {offer}")
     unpaired = {**dataset.unpaired, "val": ()}
     return replace(dataset, splits={**dataset.splits, "train": kept, "val": held}, unpaired=unpaired, holdout=holdout)
+
+
+def _parted(samples: Sequence[Sample], sequence: str) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """The samples of other sequences, and those of this one."""
+    held = tuple(sample for sample in samples if sample.name.startswith(f"{sequence}_"))
+    return tuple(sample for sample in samples if not sample.name.startswith(f"{sequence}_")), held
 
 
 def _choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:

@@ -28,3 +28,13 @@ def test_a_bad_classes_file(tmp_path: Path, classes: str | None, words: str) -> 
         path.write_text(classes)
     with pytest.raises(UsageError, match=words):
         classes_from_json(path)
+
+
+def test_a_classes_file_of_an_editor_with_a_bom_is_read_and_one_in_another_code_told(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text('{"names": ["straße"]}', encoding="utf-8-sig")
+    assert classes_from_json(path).names == ("straße",)
+    for code in ("latin-1", "utf-16"):
+        path.write_text('{"names": ["straße"]}', encoding=code)
+        with pytest.raises(UsageError, match=r"is not in UTF-8 .*; save it as UTF-8"):
+            classes_from_json(path)

@@ -50,8 +50,22 @@ def test_a_holdout_leaves_train_and_becomes_val(camvid_like: Path) -> None:
     data = dataset.open_dataset(camvid_like, holdout="a")
     assert [sample.name for sample in data.samples("train")] == ["b_1"]
     assert [sample.name for sample in data.samples("val")] == ["a_1", "a_2"]
-    with pytest.raises(UsageError, match=r"takes 0 of 3 train images; sequences are: a, b"):
+    with pytest.raises(UsageError, match=r"takes 0 of 3 train images; sequences are: a, b$"):
         dataset.open_dataset(camvid_like, holdout="z")
+
+
+def test_no_holdout_is_offered_that_would_be_refused(camvid_like: Path) -> None:
+    """A name without a sequence, such as f00, is none; nor is the sequence that all images are of."""
+    for name in ("c", "a_b_1"):
+        put(camvid_like / "train" / f"{name}.png", 50, channels=3)
+        put(camvid_like / "trainannot" / f"{name}.png", 3)
+    with pytest.raises(UsageError, match=r"takes 0 of 5 train images; sequences are: a, a_b, b$"):
+        dataset.open_dataset(camvid_like, holdout="c")
+    for path in [*camvid_like.glob("train/b_1.png"), *camvid_like.glob("train/c.png")]:
+        path.unlink()
+    (camvid_like / "train" / "a_b_1.png").unlink()
+    with pytest.raises(UsageError, match=r"takes 2 of 2 train images; none can be held out: names are SEQUENCE_NUMBER"):
+        dataset.open_dataset(camvid_like, holdout="a")
 
 
 def test_classes_are_chosen_and_merged(camvid_like: Path) -> None:
@@ -147,6 +161,62 @@ def test_every_problem_is_listed(camvid_like: Path) -> None:
         assert sum(words in problem for problem in problems) == 1, words
     assert len(problems) == 6
     assert all(problem in str(caught.value) for problem in problems)
+
+
+def test_images_in_a_folder_of_a_split_are_told(camvid_like: Path) -> None:
+    """Nothing is left out in silence; what an editor hides is nobody's data."""
+    put(camvid_like / "train" / "2024" / "x_1.png", 50, channels=3)
+    put(camvid_like / "train" / ".ipynb_checkpoints" / "a_1-checkpoint.png", 50, channels=3)
+    (camvid_like / "train" / "notes").mkdir()
+    expected = rf"2024 is a folder; images are looked for in {camvid_like}/train itself"
+    with pytest.raises(DataError, match=expected) as caught:
+        dataset.check(dataset.open_dataset(camvid_like), ["train"])
+    assert len(caught.value.problems) == 1
+    for folder in ("train", "trainannot"):
+        for path in (camvid_like / folder).glob("*.png"):
+            path.unlink()
+    with pytest.raises(UsageError, match=rf"has no images in split 'train' \(.*{expected}.*; the splits with .*: val$"):
+        dataset.open_dataset(camvid_like).samples("train")
+
+
+def test_splits_that_are_hidden_are_none(tmp_path: Path) -> None:
+    put(tmp_path / "images" / ".ipynb_checkpoints" / "1.png", 9, channels=3)
+    put(tmp_path / "images" / "train" / "1.png", 9, channels=3)
+    put(tmp_path / "masks" / "train" / "1.png", 0)
+    (tmp_path / "classes.json").write_text('{"names": ["road"]}')
+    assert set(dataset.open_dataset(tmp_path).splits) == {"train"}
+
+
+def test_files_of_one_name_are_told(camvid_like: Path) -> None:
+    put(camvid_like / "train" / "a_1.jpg.png", 50, channels=3)
+    (camvid_like / "train" / "a_1.jpg.png").rename(camvid_like / "train" / "a_1.jpg")
+    (camvid_like / "trainannot" / "b_1.bmp").write_bytes((camvid_like / "trainannot" / "b_1.png").read_bytes())
+    with pytest.raises(DataError) as caught:
+        dataset.check(dataset.open_dataset(camvid_like), ["train"])
+    assert len(caught.value.problems) == 2
+    assert "a_1.png has no mask of its own: it shares its name with a_1.jpg" in str(caught.value)
+    assert "b_1.png shares its name with b_1.bmp, and an image has one mask: remove one" in str(caught.value)
+
+
+@pytest.mark.parametrize(("size_hw", "hint"), [((6, 4), ": is the photo turned by its EXIF?"), ((6, 6), "")])
+def test_a_mask_that_lies_on_its_side_is_told_as_that(camvid_like: Path, size_hw: tuple[int, int], hint: str) -> None:
+    put(camvid_like / "trainannot" / "a_1.png", 3, size_hw)
+    data = dataset.open_dataset(camvid_like)
+    with pytest.raises(DataError) as caught:
+        dataset.read_sample(data, data.samples("train")[0])
+    assert str(caught.value).endswith(f"they must be equal{hint}")
+
+
+def test_folders_without_splits_or_inside_them_get_a_remedy(tmp_path: Path) -> None:
+    put(tmp_path / "flat" / "images" / "1.png", 9, channels=3)
+    put(tmp_path / "flat" / "masks" / "1.png", 0)
+    with pytest.raises(UsageError, match="move them to images/train and images/val, masks likewise"):
+        dataset.open_dataset(tmp_path / "flat")
+    for split in ("train", "valid"):
+        put(tmp_path / "inside" / split / "images" / "1.png", 9, channels=3)
+        put(tmp_path / "inside" / split / "masks" / "1.png", 0)
+    with pytest.raises(UsageError, match=r"no known layout .*: move train/images to images/train and train/masks to"):
+        dataset.open_dataset(tmp_path / "inside")
 
 
 def test_no_layout(tmp_path: Path) -> None:

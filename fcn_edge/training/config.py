@@ -281,8 +281,12 @@ def config_from_toml(path: str | Path | None, overrides: Mapping[str, Any] | Non
     fields: dict[str, Any] = {}
     if path is not None:
         try:
-            fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors put a BOM before
+        except UnicodeDecodeError as exc:
+            raise UsageError(
+                f"configuration {path} is not in UTF-8 ({exc.reason} at byte {exc.start}); save it as UTF-8"
+            ) from exc
+        except (OSError, tomllib.TOMLDecodeError) as exc:
             raise UsageError(f"configuration {path} cannot be read as TOML: {exc}") from exc
     for name, value in (overrides or {}).items():
         if value is not None:

@@ -94,6 +94,15 @@ def test_labels_count_in_a_fine_tune_for_int8_where_nobody_teaches(tmp_path: Pat
         assert config_from_toml(path, other).label_weight == 1
 
 
+def test_a_file_of_an_editor_with_a_bom_is_read_and_one_in_another_code_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('data = "straße"', encoding="utf-8-sig")
+    assert config_from_toml(path).data == "straße"
+    path.write_text('data = "straße"', encoding="latin-1")
+    with pytest.raises(UsageError, match=r"is not in UTF-8 .*; save it as UTF-8"):
+        config_from_toml(path)
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read as TOML"):
         config_from_toml(tmp_path / "none.toml")
