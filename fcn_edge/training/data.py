@@ -86,6 +86,8 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
         fingerprint(samples),
     )
     _warn_of_absent(data)
+    if not validated and "val" not in config.splits:
+        _warn_of_no_val(opened)
     return msgspec.structs.replace(config, size=size_hw, crop=crop_hw), data
 
 
@@ -123,6 +125,15 @@ def _warn_of_absent(data: TrainData) -> None:
             "no training mask has a pixel of %s, which will not be learned (masks hold ids 0 to %d%s)",
             ", ".join(absent), len(names) - 1, ignored,
         )  # fmt: skip
+
+
+def _warn_of_no_val(opened: dataset.Dataset) -> None:
+    """Tell that nothing is validated, as where the folder is called valid; whoever trains on val knows it."""
+    found = ", ".join(split for split, samples in opened.splits.items() if samples)
+    log.warning(
+        "no split 'val' (splits with images: %s): nothing is validated and best.pt is the last epoch; rename the "
+        "folder to val or use --holdout", found,
+    )  # fmt: skip
 
 
 def _size_of(sample: Sample) -> tuple[int, int]:

@@ -341,11 +341,13 @@ def _first_images(data: TrainData) -> list[Tensor]:
 
 
 def _draw_examples(path: Path, learner: Learner, data: TrainData) -> None:
-    """A few validation images, spread over the set, with label and answer."""
-    chosen = {round(index * (len(data.val) - 1) / (_SHOWN - 1)) for index in range(_SHOWN)}
-    rows = []
-    for index, (frame, label) in enumerate(data.val):
-        if index in chosen:
-            rows.append((frame, label, predict(learner.average.model, [frame], learner.device)[0]))
-    if rows:
-        draw_grid(path, rows, data.contract)
+    """A few images, spread over the set, with label and answer: of validation or, where there is none, of training."""
+    has_val, count = bool(len(data.val)), len(data.val) or len(data.train)
+    chosen = sorted({round(index * (count - 1) / (_SHOWN - 1)) for index in range(_SHOWN)})
+    if has_val:
+        pairs = [pair for index, pair in enumerate(data.val) if index in chosen]
+    else:
+        raws = data.train.batches([index] for index in chosen)
+        pairs = [(raw.images[0].permute(1, 2, 0).cpu().numpy(), raw.masks[0].cpu().numpy()) for raw in raws]
+    rows = [(frame, label, predict(learner.average.model, [frame], learner.device)[0]) for frame, label in pairs]
+    draw_grid(path, rows, data.contract, image_title="image" if has_val else "training image")

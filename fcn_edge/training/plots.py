@@ -12,13 +12,14 @@ import PIL.Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from ..contract import Contract
 from ..pixels import Image, Labels, replaced
 
 _BLUE, _GREEN, _GREY = "#2563eb", "#0f9d58", "#6b7280"
-_LEGEND_COLUMNS = 8
+_LEGEND_POINTS, _LEGEND_LETTERS = 8, 28  # size of the text, and how much of a name is shown
 
 WRONG = (255, 96, 32)
 """Red, green, blue of a wrong pixel in an error map; the rest of the map is grey, so every kind of eye tells it."""
@@ -26,7 +27,7 @@ WRONG = (255, 96, 32)
 _DIMMED = 0.4  # brightness that is left of the image under an error map
 _DARKEST = 45  # so that no pixel that counts looks like an ignored one
 _MOST_KEPT = 64  # of 256 colours; with more classes than that, photographs would suffer
-_TITLE_INCHES, _CAPTION_INCHES = 0.18, 0.25
+_INCHES, _TITLE_INCHES, _CAPTION_INCHES = 10, 0.18, 0.25
 
 
 def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
@@ -36,7 +37,7 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
         path: the file.
         history: one dictionary for each epoch, as in ``metrics.jsonl``.
     """
-    figure = Figure(figsize=(10, 3.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(_INCHES, 3.2), dpi=120, layout="constrained")
     axes = figure.subplots(1, 3)
     series = (("loss", "training loss", _BLUE), ("val_miou", "validation mIoU", _GREEN), ("lr", "learning rate", _GREY))
     for axis, (key, title, color) in zip(axes, series, strict=True):
@@ -75,6 +76,7 @@ def draw_grid(
     *,
     captions: Sequence[str] = (),
     errors: bool = False,
+    image_title: str = "image",
 ) -> None:
     """Draw images with label and answer side by side, and the classes' colours below, as a PNG.
 
@@ -84,17 +86,20 @@ def draw_grid(
         contract: class names and palette.
         captions: a line above each row; empty: none.
         errors: whether :func:`error_map` stands beside the answer.
+        image_title: what stands above the images.
     """
     palette = np.zeros((256, 3), np.uint8)
     palette[: contract.num_classes] = contract.palette
-    titles = ("image", "label", "prediction", "errors")[: 4 if errors else 3]
+    titles = (image_title, "label", "prediction", "errors")[: 4 if errors else 3]
     legend = list(zip(contract.class_names, contract.palette, strict=True))
     if errors:
         legend += [("wrong", WRONG), ("ignored", (0, 0, 0))]
+    shown = [_shortened(name).replace("$", r"\$") for name, _ in legend]
+    columns = _legend_columns(shown)
     height, width = rows[0][0].shape[:2]
-    heights = [10 / len(titles) * height / width + (_CAPTION_INCHES if captions else 0)] * len(rows)
+    heights = [_INCHES / len(titles) * height / width + (_CAPTION_INCHES if captions else 0)] * len(rows)
     heights[0] += _TITLE_INCHES
-    figure = Figure(figsize=(10, sum(heights) + 0.25 + 0.25 * -(-len(legend) // _LEGEND_COLUMNS)), dpi=120)
+    figure = Figure(figsize=(_INCHES, sum(heights) + 0.25 + 0.25 * -(-len(legend) // columns)), dpi=120)
     figure.set_layout_engine("constrained")
     strips = figure.subfigures(len(rows), squeeze=False, height_ratios=heights)[:, 0]
     for index, (strip, (image_bgr, label, answer)) in enumerate(zip(strips, rows, strict=True)):
@@ -114,12 +119,22 @@ def draw_grid(
             facecolor=(color[0] / 255, color[1] / 255, color[2] / 255),
             edgecolor="#9ca3af",
             linewidth=0.5,
-            label=name.replace("$", r"\$"),
+            label=name,
         )
-        for name, color in legend
+        for name, (_, color) in zip(shown, legend, strict=True)
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=8, frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=_LEGEND_POINTS, frameon=False)
     _write_small(figure, path, [color for _, color in legend])
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LEGEND_LETTERS else f"{name[: _LEGEND_LETTERS - 1]}…"
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """How many columns of such names fit side by side, each with its patch and the space around it (4.8 letters)."""
+    widest = max(TextPath((0, 0), f"{name}.", size=_LEGEND_POINTS).get_extents().width for name in names)
+    return max(1, min(len(names), int(0.98 * _INCHES * 72 / (widest + 4.8 * _LEGEND_POINTS))))
 
 
 def error_map(image_bgr: Image, label: Labels, answer: Labels, ignore_id: int | None) -> Image:

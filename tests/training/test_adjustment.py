@@ -29,7 +29,7 @@ KERNEL[..., 1:3, 1:3] = 1  # to twice the size by repetition
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("draw_curves", "draw_grid"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+        monkeypatch.setattr(loop, name, lambda *_, **__: None)
 
 
 @pytest.mark.parametrize(("share", "lead"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])

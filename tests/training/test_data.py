@@ -26,7 +26,7 @@ def test_a_class_that_no_mask_shows_is_told(tmp_path: Path, caplog, value: int, 
     write_png(tmp_path / "images" / "train" / "0.png", np.zeros((64, 96, 3), np.uint8))
     (tmp_path / "classes.json").write_text(json.dumps({"names": ["background", "object"]}))
     open_data(TrainConfig(data=str(tmp_path), model="fcn8s-edge-n"), torch.device("cpu"))
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [text for text in (record.getMessage() for record in caplog.records) if "no split 'val'" not in text]
     expected = (
         "no training mask has a pixel of object, which will not be learned (masks hold ids 0 to 1, 255 is ignored)"
     )
@@ -47,6 +47,30 @@ def test_the_size_of_a_large_camera_is_told(tmp_path: Path, caplog, size_hw, ask
     (tmp_path / "classes.json").write_text(json.dumps({"names": ["all"]}))
     with caplog.at_level("INFO"):
         open_data(TrainConfig(data=str(tmp_path), model="fcn8s-edge-n", size=asked), torch.device("cpu"))
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [text for text in (record.getMessage() for record in caplog.records) if "no split 'val'" not in text]
     assert len(messages) == bool(told)
     assert all(told in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "said"),
+    [
+        (("train", "valid"), {}, "no split 'val' (splits with images: train, valid): nothing is validated and best.pt"),
+        (("train",), {}, "no split 'val' (splits with images: train): nothing is validated and best.pt is the last"),
+        (("train", "val"), {}, ""),
+        (("train", "val"), {"splits": ("train", "val")}, ""),  # who trains on it knows
+        (("train",), {"holdout": "a"}, ""),
+    ],
+)
+def test_a_set_without_val_is_told(tmp_path: Path, caplog, splits: tuple, options: dict, said: str) -> None:
+    for split in splits:
+        for name in ("a_1", "b_1"):
+            write_png(tmp_path / "masks" / split / f"{name}.png", np.zeros((64, 96), np.uint8))
+            write_png(tmp_path / "images" / split / f"{name}.png", np.zeros((64, 96, 3), np.uint8))
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["all"]}))
+    open_data(TrainConfig(data=str(tmp_path), model="fcn8s-edge-n", **options), torch.device("cpu"))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == bool(said)
+    assert all(
+        text.startswith(said) and text.endswith("rename the folder to val or use --holdout") for text in messages
+    )

@@ -37,7 +37,7 @@ def pictures() -> None:
 def _drawn_on_request(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pictures" not in request.fixturenames:
         for name in ("draw_curves", "draw_grid"):
-            monkeypatch.setattr(loop, name, lambda *_: None)
+            monkeypatch.setattr(loop, name, lambda *_, **__: None)
 
 
 def curve(history: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -249,13 +249,25 @@ def test_a_run_starts_from_weights_of_another_class_count(
     assert all(torch.equal(before[name], after[name]) for name in kept)
 
 
-def test_without_validation_images_the_last_epoch_is_the_best(config: Make, pictures: None) -> None:
-    result = train(config(splits=["train", "val"]))
+@pytest.mark.parametrize("memory_gib", [4.0, 0.0])
+def test_without_validation_images_the_last_epoch_is_the_best(
+    config: Make, monkeypatch: pytest.MonkeyPatch, memory_gib: float
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(loop, "draw_grid", lambda path, rows, contract, **rest: drawn.update(rows=rows, **rest))
+    result = train(config(splits=["train", "val"], memory_gib=memory_gib))
     assert result.best_miou is None
     assert all("val_miou" not in entry for entry in result.history)
     assert load_checkpoint(result.best).epoch == load_checkpoint(result.last).epoch == 2
     assert load_checkpoint(result.last).provenance["train_images"] == "12"
-    assert not (result.out / "grid.png").exists()
+    assert drawn["image_title"] == "training image"
+    data = open_dataset(Path(config().data))
+    for number, (image, label, answer) in zip((0, 4, 7, 11), drawn["rows"], strict=True):  # of 9 and 3 images
+        sample = (*data.samples("train"), *data.samples("val"))[number]
+        expected = read_sample(data, sample)
+        assert np.array_equal(image, expected[0])
+        assert np.array_equal(label, expected[1])
+        assert answer.shape == label.shape
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

@@ -89,3 +89,33 @@ def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
     odd = Contract("m", (8, 8), ("a$^$", "b"), ((0, 0, 0), (9, 9, 9)), (0.0,) * 3, (1.0,) * 3, (8,))
     draw_grid(tmp_path / "grid.png", [(image, labels, labels)], odd)
     assert (tmp_path / "grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"traffic-sign-{number:04d}" for number in range(10)],
+        [f"windowpane {number}" for number in range(150)],
+        ["W" * 200, "ground", ""],
+    ],
+)
+def test_the_legend_of_long_and_many_names_is_whole(tmp_path: Path, names: list[str]) -> None:
+    palette = tuple((250, number, 10) for number in range(len(names)))
+    contract = Contract("m", (32, 48), tuple(names), palette, (0.0,) * 3, (1.0,) * 3, (8,))
+    image, labels = np.zeros((32, 48, 3), np.uint8), np.full((32, 48), 255, np.uint8)  # black: the colours are below
+    draw_grid(tmp_path / "grid.png", [(image, labels, labels)], contract)
+    rgb = read_image(tmp_path / "grid.png")[..., ::-1]
+    patches = [np.argwhere((rgb == color).all(2)) for color in palette]
+    assert min(map(len, patches)) > 180, "none is cut"
+    legend = rgb[min(patch[:, 0].min() for patch in patches) - 2 :]
+    assert (legend[:, :6] == 255).all()
+    assert (legend[:, -6:] == 255).all()
+    assert (legend[-2:] == 255).all()
+
+
+def test_the_title_of_the_images_may_be_another(tmp_path: Path) -> None:
+    image, labels = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    contract = Contract("m", (8, 8), ("a",), ((0, 0, 0),), (0.0,) * 3, (1.0,) * 3, (8,))
+    for name, more in {"one": {}, "other": {"image_title": "training image"}}.items():
+        draw_grid(tmp_path / f"{name}.png", [(image, labels, labels)], contract, **more)
+    assert not np.array_equal(read_image(tmp_path / "one.png"), read_image(tmp_path / "other.png"))

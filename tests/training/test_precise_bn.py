@@ -22,7 +22,7 @@ Make = Callable[..., TrainConfig]
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("draw_curves", "draw_grid"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+        monkeypatch.setattr(loop, name, lambda *_, **__: None)
 
 
 def norms(model: FCN) -> list[nn.BatchNorm2d]:

@@ -42,7 +42,7 @@ SIZE = (96, 128)
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("draw_curves", "draw_grid"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+        monkeypatch.setattr(loop, name, lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
