@@ -144,7 +144,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a network on a folder of images and masks")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these options")
-    parser.add_argument("--resume", action="store_true", help="go on from last.pt exactly where it stopped")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pt in --out with its options")
     parser.add_argument("--force", action="store_true", help="replace an earlier run in --out")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_options(parser.add_argument_group("options, also keys of --config"), TrainConfig)
@@ -157,10 +157,12 @@ def _add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     options = (*TrainConfig.__struct_fields__, *(f"augment.{name}" for name in AugmentConfig.__struct_fields__))
     overrides = {name: value for name, value in vars(args).items() if name in options}
-    config = config_from_toml(args.config, overrides)
+    config = None if args.resume else config_from_toml(args.config, overrides)
     with needs("train", "train"):
+        from .training.folder import config_resumed
         from .training.loop import train
 
+    config = config or config_resumed(args.config, overrides)
     with training_progress() as show:
         result = train(config, show, resume=args.resume, force=args.force)
     if args.json:

@@ -125,6 +125,11 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files of :func:`replaced` that a killed process left beside ``path``, whose name may be a glob."""
+    return sorted(path.parent.glob(f".{path.stem}-????????{path.suffix}"))
+
+
 def require_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to or made, before minutes of work are lost on it; nothing is made.
 

@@ -278,6 +278,15 @@ def config_from_toml(path: str | Path | None, overrides: Mapping[str, Any] | Non
     Raises:
         UsageError: if the file cannot be read, a key is unknown or a value has the wrong type or range.
     """
+    return config_from_dict(given_options(path, overrides), str(path) if path else "the configuration")
+
+
+def given_options(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a TOML file and the command line give, and nothing else; as for :func:`config_from_toml`.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
     fields: dict[str, Any] = {}
     if path is not None:
         try:
@@ -295,7 +304,7 @@ def config_from_toml(path: str | Path | None, overrides: Mapping[str, Any] | Non
             if not isinstance(inside, dict):
                 raise UsageError(f"configuration {path} has {table} = {inside!r}; expected a table [{table}]")
             inside[key] = value
-    return config_from_dict(fields, origin=str(path) if path else "the configuration")
+    return fields
 
 
 def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration") -> TrainConfig:

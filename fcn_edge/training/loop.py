@@ -24,7 +24,15 @@ from .checkpoint import Checkpoint
 from .config import DEFAULT_MODEL, TrainConfig
 from .data import TrainData, open_data
 from .distill import open_teacher, refuse_other_teacher
-from .folder import open_folder, prepare_folder, refuse_changes, refuse_to_remove, save_epoch, validated
+from .folder import (
+    open_folder,
+    prepare_folder,
+    refuse_changes,
+    refuse_to_remove,
+    remove_leftovers,
+    save_epoch,
+    validated,
+)
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
@@ -148,6 +156,7 @@ def train(
         if config.qat:
             learner.quantise()
         learner.restore(saved)
+        remove_leftovers(out)
         history, spent = saved.history, saved.seconds
     elif origin is not None:
         _start_from(learner, origin, data)

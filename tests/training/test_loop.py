@@ -381,7 +381,7 @@ def test_a_disk_that_is_full_loses_no_saved_epoch(config: Make, tmp_path: Path, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     if fails_at == 1:
-        assert str(caught.value).endswith("start again")
+        assert str(caught.value).endswith("start again with --force")
         assert not (out / "last.pt").exists()
     else:
         assert "--resume, epoch 1 is saved" in str(caught.value)
