@@ -6,6 +6,7 @@ score features at strides 32, 16 and 8; the 4s variant goes one step on, for the
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from ..contract import MAX_CLASSES
 from ..errors import UsageError
+from ..shipped import shipped_models
 from .alexnet import AlexNetBackbone
 from .edge import EDGE, EdgeBackbone
 from .efficientnet import EfficientNetLiteBackbone
@@ -154,7 +156,7 @@ def make_model(
         UsageError: if the name is unknown or a number lies outside its range.
     """
     if name not in model_names():
-        raise UsageError(f"model '{name}' is unknown; the models are: {', '.join(model_names())}")
+        raise UsageError(f"model '{name}' is unknown; {_offer(name)} (all are listed in docs/models.md)")
     if not 1 <= num_classes <= MAX_CLASSES:
         raise UsageError(f"{num_classes} classes asked for; expected 1 to {MAX_CLASSES}")
     if not 0 <= dropout < 1 or not 0 < bn_momentum <= 1:
@@ -180,6 +182,16 @@ def model_names() -> tuple[str, ...]:
         for head, strides in _STRIDES.items()
         if strides[-1] >= _FINEST_STRIDE.get(backbone, 4) and not (top_down and head == "32s")
     )
+
+
+def _offer(name: str) -> str:
+    """What may have been meant by a name that is none."""
+    if name in shipped_models():
+        return f"it ships with its weights: use --init {name}"
+    if f"fcn8s-{name}" in model_names():
+        return f"it is a backbone: use fcn8s-{name}"
+    near = difflib.get_close_matches(name, model_names(), 3, 0.5)
+    return f"did you mean {', '.join(near)}?" if near else "one to begin with is fcn8s-edge-n"
 
 
 def parts_of_name(name: str) -> tuple[str, str, str]:

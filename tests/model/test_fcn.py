@@ -178,10 +178,24 @@ def test_batch_norm_momentum_is_the_share_of_a_batch() -> None:
     assert momenta == {0.1}
 
 
-@pytest.mark.parametrize("name", ["", "fcn8s", "fcn8s-edge-x", "fcn64s-edge-n", "fcn4s-alexnet", "FCN8s-edge-n\n"])
-def test_unknown_model_names_the_choices(name: str) -> None:
-    with pytest.raises(UsageError, match=r"the models are: .*fcn8s-edge-n.*fcn32s-resnet50"):
+@pytest.mark.parametrize(
+    ("name", "offer"),
+    [
+        ("", "one to begin with is fcn8s-edge-n"),
+        ("fcn8s", "did you mean fcn"),
+        ("fcn8s-edge-x", "did you mean fcn8s-edge-"),
+        ("fcn64s-edge-n", "did you mean .*fcn4s-edge-n"),
+        ("fcn4s-alexnet", "did you mean fcn8s-alexnet, "),
+        ("FCN8s-edge-n\n", "did you mean fcn8s-edge-n, "),
+        ("resnet18", "it is a backbone: use fcn8s-resnet18 "),
+        ("edge-n-fpn", "it is a backbone: use fcn8s-edge-n-fpn "),
+        ("camvid-n", "it ships with its weights: use --init camvid-n "),
+    ],
+)
+def test_an_unknown_model_gets_the_nearest_offered(name: str, offer: str) -> None:
+    with pytest.raises(UsageError, match=rf"is unknown; {offer}.*\(all are listed in docs/models.md\)$") as caught:
         make_model(name, 2)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
