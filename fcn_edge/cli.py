@@ -122,7 +122,7 @@ def _demo(args: argparse.Namespace) -> None:
     with needs("cpu,train", "demo"):
         from .demo import run_demo
 
-    with training_progress() as show:
+    with training_progress() as (show, _):
         report = run_demo(
             args.out,
             minutes=args.minutes,
@@ -163,8 +163,8 @@ def _train(args: argparse.Namespace) -> None:
         from .training.loop import train
 
     config = config or config_resumed(args.config, overrides)
-    with training_progress() as show:
-        result = train(config, show, resume=args.resume, force=args.force)
+    with training_progress() as (show, show_read):
+        result = train(config, show, resume=args.resume, force=args.force, on_read=show_read)
     if args.json:
         _print_json(
             {

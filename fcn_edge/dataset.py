@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,24 +176,30 @@ def read_labels(dataset: Dataset, sample: Sample) -> pixels.Labels:
     return labels
 
 
-def iter_problems(dataset: Dataset, split: str) -> Iterator[str]:
-    """One sentence for each problem of a split; every file of it is read."""
-    yield from dataset.unpaired.get(split, ())
-    for sample in dataset.splits.get(split, ()):
-        try:
-            read_sample(dataset, sample)
-        except DataError as exc:
-            yield str(exc)
-
-
-def check(dataset: Dataset, splits: Sequence[str]) -> None:
+def check(dataset: Dataset, splits: Sequence[str], on_read: Callable[[int, int], None] | None = None) -> None:
     """Read every image and mask of the splits.
+
+    Args:
+        dataset: the data set.
+        splits: names of the splits.
+        on_read: called after each pair with the number of those read and of all.
 
     Raises:
         DataError: if there are problems; ``problems`` lists every one of them.
         UsageError: if a split has no images at all.
     """
-    problems = [problem for split in splits for problem in iter_problems(dataset, split)]
+    problems: list[str] = []
+    done, total = 0, sum(len(dataset.splits.get(split, ())) for split in splits)
+    for split in splits:
+        problems += dataset.unpaired.get(split, ())
+        for sample in dataset.splits.get(split, ()):
+            try:
+                read_sample(dataset, sample)
+            except DataError as exc:
+                problems.append(str(exc))
+            done += 1
+            if on_read is not None:
+                on_read(done, total)
     if problems:
         listing = "".join(f"\n  {problem}" for problem in problems)
         raise DataError(

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A progress bar on stderr with loss, mIoU, rate and time left; what training logs stands above it."""
+def training_progress() -> Iterator[tuple[Callable[[TrainingProgress], None], Callable[[int, int], None]]]:
+    """A progress bar on stderr with loss, mIoU, rate and time left; what training logs stands above it.
+
+    Yields:
+        What shows a training step, and what shows how many images of how many are read before the first one.
+    """
     from rich.console import Console
     from rich.logging import RichHandler
     from rich.progress import BarColumn, Progress, TextColumn
@@ -29,11 +33,14 @@ def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
             text = f"epoch {state.epoch} loss {state.loss:.4f} mIoU {miou} {state.images_per_s:.1f} images/s {left}"
             progress.update(task, description=text, completed=state.fraction)
 
+        def show_read(done: int, total: int) -> None:
+            progress.update(task, description=f"reading {done}/{total}" if done < total else "starting")
+
         level = log.level
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         try:
-            yield show
+            yield show, show_read
         finally:
             log.removeHandler(handler)
             log.setLevel(level)

@@ -219,6 +219,12 @@ def test_folders_without_splits_or_inside_them_get_a_remedy(tmp_path: Path) -> N
         dataset.open_dataset(tmp_path / "inside")
 
 
+def test_a_check_tells_how_far_it_is(camvid_like: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    dataset.check(dataset.open_dataset(camvid_like), ["train", "val"], lambda *state: seen.append(state))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_no_layout(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     with pytest.raises(UsageError, match=r"no known layout .*pictures"):

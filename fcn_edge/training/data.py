@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,15 @@ class TrainData:
     fingerprint: str
 
 
-def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, TrainData]:
+def open_data(
+    config: TrainConfig, device: torch.device, on_read: Callable[[int, int], None] | None = None
+) -> tuple[TrainConfig, TrainData]:
     """Open the data set, read and check every file of it that the run needs, and load it.
+
+    Args:
+        config: the options of the run.
+        device: where the training images lie.
+        on_read: as for :func:`fcn_edge.dataset.check`.
 
     Returns:
         The configuration with the sizes filled in that it leaves to the data, and the data.
@@ -60,7 +68,7 @@ def open_data(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, T
     # A validation on images that are trained on would only measure how well they are remembered.
     has_val = opened.splits.get("val") or opened.unpaired.get("val")  # the second are told by the check
     validated = ("val",) if has_val and "val" not in config.splits else ()
-    dataset.check(opened, [*config.splits, *validated])
+    dataset.check(opened, [*config.splits, *validated], on_read)
 
     samples = [sample for split in config.splits for sample in opened.samples(split)]
     size_hw = config.size or _size_of(samples[0])

@@ -109,6 +109,7 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train a network and leave ``best.pt``, ``last.pt``, ``metrics.jsonl``, ``curves.png`` and ``grid.png``.
 
@@ -120,6 +121,7 @@ def train(
         on_progress: called after each step.
         resume: go on from ``last.pt`` in the output folder.
         force: overwrite a run in the output folder.
+        on_read: called before the first step, as images are read: with the number of those read and of all.
 
     Raises:
         UsageError: if an option, the output folder or a change made on resuming cannot be used.
@@ -143,7 +145,7 @@ def train(
     if saved is None:
         refuse_to_remove(out, [*([start] if start else []), *(Path(path) for path in config.teacher)])
     origin = open_origin(config.init, start) if start else None
-    config, data = open_data(_with_model(config, saved, origin), device)
+    config, data = open_data(_with_model(config, saved, origin), device, on_read)
     if config.qat and origin is not None:
         _require_same(origin, data.contract)
     teacher = open_teacher(config, data, device) if config.teacher else None
