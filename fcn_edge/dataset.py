@@ -220,7 +220,6 @@ def _open_camvid(root: Path) -> Dataset:
 
 
 def _open_cityscapes(root: Path) -> Dataset:
-    masks = {}
     found = sorted((root / "gtFine").glob("*/*/*_gtFine_label*Ids.png"))
     ending = next((end for end in _CITYSCAPES_MASKS if any(path.name.endswith(end) for path in found)), None)
     if ending is None:
@@ -312,7 +311,7 @@ def _pair(
             samples.append(Sample(image.stem, image, left.pop(stem)))
             taken[stem] = image
         elif stem in taken:
-            problems.append(f"{image} has no mask of its own: it shares its name with {taken[stem].name}")
+            problems.append(f"{image} has no mask of its own: it shares its name with {taken[stem].name}; rename one")
         else:
             problems.append(f"{image} has no mask")
     return tuple(samples), (*problems, *(f"{mask} has no image" for mask in left.values()))

@@ -262,7 +262,7 @@ def _values_of_indices(mask: Labels, palette: bytes, colors: Sequence[tuple[int,
         return mask
     table = np.zeros(256, np.uint8)
     for index, color in seen.items():
-        table[index] = values[color]  # type: ignore[index]
+        table[index] = values[color]
     return table[mask]
 
 
