@@ -77,7 +77,8 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
         )
     samples = complete_samples(dataset, request.split)
     files = [file for sample in samples for file in (sample.image, sample.mask)]
-    meaning = repr((dataset.class_names, dataset.id_map, dataset.ignore_id, dataset.mask_colors))
+    colors = dataset.mask_colors, dataset.has_own_colors
+    meaning = repr((dataset.class_names, dataset.id_map, dataset.ignore_id, *colors))
     sha256 = hashlib.sha256(f"{files_sha256(files)} {meaning}".encode()).hexdigest()
     return GateFrames(dataset, tuple(sample.image for sample in samples), sha256, request)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fcn_edge import street
+from fcn_edge.classes import distinct_palette
 from fcn_edge.contract import Contract
 from fcn_edge.dataset import open_dataset
 from fcn_edge.errors import DataError, GateError, ModelError, UsageError
@@ -108,6 +109,17 @@ def test_what_masks_mean_is_part_of_the_frames(data: Path, contract: Contract) -
     names[0], names[1] = names[1], names[0]
     (data / "classes.json").write_text(json.dumps(classes))
     assert open_gate(request, replace(contract, class_names=tuple(names))).sha256 != before
+
+
+def test_a_palette_that_is_given_is_part_of_what_masks_mean(data: Path, contract: Contract) -> None:
+    """Only a given one is held against the palette inside a mask, also where its colours are the default's."""
+    names = ["road", "car"]
+    request = GateRequest(data=data)
+    found = set()
+    for more in ({}, {"palette": distinct_palette(2)}):
+        (data / "classes.json").write_text(json.dumps({"names": names, **more}))
+        found.add(open_gate(request, replace(contract, class_names=tuple(names), palette=distinct_palette(2))).sha256)
+    assert len(found) == 2
 
 
 GOOD = Gate(ran="openvino", frames=3, frames_sha256="", agreement=0.99, agreement_inside=0.999, miou=0.5, miou_fp32=0.6)
