@@ -281,7 +281,7 @@ def config_from_toml(path: str | Path | None, overrides: Mapping[str, Any] | Non
     return config_from_dict(given_options(path, overrides), str(path) if path else "the configuration")
 
 
-def given_options(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def given_options(path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a TOML file and the command line give, and nothing else; as for :func:`config_from_toml`.
 
     Raises:
@@ -338,8 +338,7 @@ def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration
 
 def dict_from_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a dictionary of lists, numbers and strings."""
-    fields: dict[str, Any] = msgspec.to_builtins(config)
-    return fields
+    return dict(msgspec.to_builtins(config))
 
 
 def _check_keys(fields: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str, origin: str) -> None:
