@@ -108,11 +108,7 @@ def typed_onnx(
     check_request(out, precision, force)
     check_method(method, min_agreement)
     model, _ = load_fp32(model_fp32)
-    steps = learned_scales(model) if precision == "int8" and method in (AUTO, LEARNED) else {}
-    if precision == "int8" and method == LEARNED and not steps:
-        raise UsageError(
-            f"{model_fp32} holds no learned steps; give a model of fcn-edge train --qat, or another method"
-        )
+    steps = _steps(model, model_fp32, method) if precision == "int8" else {}
     if calib is None:
         require_frames(precision, min_agreement, bool(steps))
     kept = tuple(keep)
@@ -160,9 +156,25 @@ def sensitivity_of(
 ) -> tuple[LayerSensitivity, ...]:
     """What INT8 costs layer by layer; parameters and errors are those of :func:`typed_onnx`."""
     check_method(method)
-    known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
+    model_fp32 = Path(model_fp32)
+    model, _ = load_fp32(model_fp32)
+    steps = _steps(model, model_fp32, method)
+    placement(model, keep)  # refuses patterns that fit nothing, before anything takes time
+    known = calibrated(
+        model_fp32, calib, with_ranges=not steps, max_frames=max_frames, threads=threads, on_progress=on_progress
+    )
+    if steps:
+        return sensitivity(replace(known, steps=steps), LEARNED, keep, on_progress)
     chosen, _ = best_method(known, method, keep, on_progress)
     return sensitivity(known, chosen, keep, on_progress)
+
+
+def _steps(model: ModelProto, path: Path, method: str) -> dict[str, float]:
+    """The learned steps that a method takes; none where it measures ranges."""
+    steps = learned_scales(model) if method in (AUTO, LEARNED) else {}
+    if method == LEARNED and not steps:
+        raise UsageError(f"{path} holds no learned steps; give a model of fcn-edge train --qat, or another method")
+    return steps
 
 
 def learned_scales(model: ModelProto) -> dict[str, float]:

@@ -22,7 +22,7 @@ AUTO_KEEP = "auto"
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``build``."""
     parser.add_argument("models", metavar="MODEL", nargs="+", help=".pt or .onnx, or the name of a shipped model")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="typed .onnx files and engines")
+    parser.add_argument("-o", "--out", type=place, metavar="DIR", help="typed .onnx files and engines")
     parser.add_argument(
         "--precision", type=names, default=(), metavar="P,...", help="fp32, fp16, int8 (the file's own; fp32 of a .pt)"
     )
@@ -75,6 +75,8 @@ def request_from_arguments(args: argparse.Namespace) -> BuildRequest:
     from .export.quantize import check_method
     from .runtime.sidecar import Options
 
+    if args.out is None and not args.sensitivity:
+        raise UsageError("build writes files and was told no place for them; give a folder with -o DIR")
     has_gate, has_gate_frames = args.gate is not None, args.gate_frames is not None
     if has_gate and has_gate_frames:
         raise UsageError("--gate and --gate-frames were both given; masks tell more: give --gate alone")

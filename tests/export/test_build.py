@@ -254,6 +254,11 @@ def test_arguments_that_contradict_are_usage_errors(line: str, model: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_build_that_writes_needs_a_place(model: Path, capsys: Any) -> None:
+    assert main(["build", str(model)]) == 2
+    assert "-o DIR" in capsys.readouterr().err
+
+
 def test_a_source_in_two_precisions_may_not_write_the_same_file_twice(model: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     other = tmp_path / "sub" / model.name
@@ -335,7 +340,7 @@ def test_a_name_that_is_no_text_is_refused(model: Path, tmp_path: Path) -> None:
 def test_sensitivity_as_json(model: Path, tmp_path: Path, capsys: Any) -> None:
     calib, keep = tmp_path / "frames", "backbone.s[0-9]*"
     street.write_dataset(calib, train=8, val=0, size_hw=(64, 96))
-    line = ["build", str(model), "-o", "unused", "--sensitivity", "--calib", str(calib), "--method", "minmax"]
+    line = ["build", str(model), "--sensitivity", "--calib", str(calib), "--method", "minmax"]
     assert main([*line, "--keep", keep, "--json"]) == 0
     ((one,),) = json.loads(capsys.readouterr().out).values()
     assert one["model"] == str(model)

@@ -17,11 +17,19 @@ from fcn_edge import street  # noqa: E402
 from fcn_edge.errors import GateError, ModelError, UsageError  # noqa: E402
 from fcn_edge.export.build import build  # noqa: E402
 from fcn_edge.export.build_request import BuildRequest  # noqa: E402
+from fcn_edge.export.candidates import Calibrated  # noqa: E402
 from fcn_edge.export.facts import facts_from_file  # noqa: E402
 from fcn_edge.export.qdq import insert_qdq, placement, places, weight_scales  # noqa: E402
-from fcn_edge.export.quantize import CALIBRATION_KEY, SCALES_KEY, learned_scales, typed_onnx  # noqa: E402
+from fcn_edge.export.quantize import (  # noqa: E402
+    CALIBRATION_KEY,
+    SCALES_KEY,
+    learned_scales,
+    sensitivity_of,
+    typed_onnx,
+)
 from fcn_edge.export.to_onnx import onnx_from_checkpoint, onnx_from_model  # noqa: E402
 from fcn_edge.export.typed_file import typed_from_checkpoint  # noqa: E402
+from fcn_edge.export.untyped import steps_of  # noqa: E402
 from fcn_edge.model.fcn import make_model  # noqa: E402
 from fcn_edge.training.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
@@ -156,6 +164,22 @@ def test_build_takes_learned_steps(checkpoint, tmp_path) -> None:
     assert json.loads(metadata[CALIBRATION_KEY])["method"] == "learned"
 
 
+@pytest.mark.parametrize("method", ["auto", "learned"])
+def test_sensitivity_is_that_of_the_file_that_build_makes(method, exported, tmp_path, monkeypatch) -> None:
+    street.write_dataset(tmp_path / "data", train=9, val=1, size_hw=SIZE_HW, seed=3)
+    made = []
+    monkeypatch.setattr(Calibrated, "agreement", lambda known, typed: float(made.append((known, typed)) or 1))
+    keep = ("backbone.s[0-9]*",)
+    rows = sensitivity_of(exported, tmp_path / "data", method=method, keep=keep, threads=1)
+    assert [row.layer for row in rows] == ["backbone.stem.1.0"]
+    learned = learned_scales(onnx.load(exported))
+    assert made
+    for known, typed in made:
+        assert known.steps == learned
+        assert known.seen == {}  # no range was measured
+        assert steps_of(typed).items() <= learned.items()
+
+
 def test_what_is_not_there_is_said(exported, tmp_path) -> None:
     proto = onnx.load(exported)
     kept = [entry for entry in proto.metadata_props if entry.key != SCALES_KEY]
@@ -164,6 +188,8 @@ def test_what_is_not_there_is_said(exported, tmp_path) -> None:
     onnx.save(proto, tmp_path / "plain.onnx")
     with pytest.raises(UsageError, match="holds no learned steps"):
         typed_onnx(tmp_path / "plain.onnx", tmp_path / "o.onnx", "int8", method="learned")
+    with pytest.raises(UsageError, match="holds no learned steps"):
+        sensitivity_of(tmp_path / "plain.onnx", tmp_path, method="learned")
     with pytest.raises(UsageError, match="int8 needs frames"):
         typed_onnx(tmp_path / "plain.onnx", tmp_path / "o.onnx", "int8")
     with pytest.raises(UsageError, match="needs frames to compare on"):
