@@ -24,7 +24,7 @@ from ..export.facts import facts_from_file
 from ..export.gate import GateRequest, compare, open_gate
 from ..pixels import write_atomically
 from ..runtime.engine import open_engine
-from ..training.config import size_from_text
+from ..size_text import size_from_text
 from .accuracy import evaluate
 from .quantised_table import Run, markdown_from_record
 from .record import held_out_record, passes, write_record
@@ -92,7 +92,8 @@ def open_trained(path: Path, holdout: str, qat: bool = False) -> Trained:
     if path.suffix != ".pt":
         raise UsageError(f"{path} does not end in .pt; give checkpoints that fcn-edge train wrote")
     facts = facts_from_file(path)
-    height, width = size_from_text(f"the size behind {path}", size) if size else facts["contract"]["size_hw"]
+    said = f"the size behind {path} is '{size}'"
+    height, width = size_from_text(size, said) if size else facts["contract"]["size_hw"]
     found = Trained(path, facts, (height, width))
     if found.config["qat"] != qat:
         raise UsageError(

@@ -19,7 +19,7 @@ from ..dataset import open_dataset
 from ..errors import FcnEdgeError, UsageError
 from ..pixels import replaced, write_atomically
 from ..runtime import open_engine
-from ..training.config import size_from_text
+from ..size_text import size_from_text
 from .accuracy import evaluate
 from .record import last_parts, machine_facts, passes, write_record
 from .report import markdown_table, told
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--before", type=Path, metavar="CKPT", help="what its run went on from")
     args = parser.parse_args(arguments)
     try:
-        size_hw = size_from_text("--size", args.size) if args.size else None
+        size_hw = size_from_text(args.size, f"--size is '{args.size}'") if args.size else None
         record = ship(
             args.checkpoint, args.name, args.data, args.quantised, args.commit, args.story, args.before, size_hw
         )

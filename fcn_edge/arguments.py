@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from .contract import MAX_SIDE
+from .errors import UsageError
+from .size_text import size_from_text
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -72,13 +73,10 @@ def typed(kind: Any) -> Callable[[str], Any]:
 
 def size(text: str) -> tuple[int, int]:
     """``HEIGHTxWIDTH`` as (height, width)."""
-    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)
-    size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(1 <= side <= MAX_SIDE for side in size_hw):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is no size; expected HEIGHTxWIDTH of 1 to {MAX_SIDE}, such as 360x480"
-        )
-    return size_hw
+    try:
+        return size_from_text(text, f"'{text}' is no size")
+    except UsageError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
 def positive(text: str) -> int:

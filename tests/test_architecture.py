@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"contract", "shipped", "cores"},
-    {"pixels", "classes", "metrics", "skip_head", "_native"},
+    {"pixels", "classes", "metrics", "skip_head", "size_text", "_native"},
     {"dataset", "street", "model"},
     {"training", "runtime"},
     {"export"},

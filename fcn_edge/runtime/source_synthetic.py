@@ -6,12 +6,12 @@ import re
 import time
 from urllib.parse import parse_qsl
 
-from ..errors import SourceError
+from ..errors import SourceError, UsageError
+from ..size_text import size_from_text
 from .frame import Frame
 from .source import Source
 
 _OPTIONS = "seed=0&size=360x480&fps=30&frames=300&live=1"
-_SIDES = (16, 4096)  # those that can be drawn
 
 
 class StreetSource(Source):
@@ -78,10 +78,9 @@ def _number(options: dict[str, str], name: str, default: float, low: float, high
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    low, high = _SIDES
-    if not found or not all(low <= int(side) <= high for side in found.groups()):
-        raise SourceError(
-            f"synthetic://street has size={text}; expected HEIGHTxWIDTH with sides of {low} to {high}, such as 360x480"
-        )
-    return int(found[1]), int(found[2])
+    from ..street import SIDES
+
+    try:
+        return size_from_text(text, f"synthetic://street has size={text}", SIDES)
+    except UsageError as exc:
+        raise SourceError(str(exc)) from exc

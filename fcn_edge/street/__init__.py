@@ -22,9 +22,11 @@ from .light import develop, light_from_seed
 from .paint import in_frame, paint_shadow, paint_thing
 from .plan import Street, street_from_seed, things
 
-__all__ = ["CLASS_NAMES", "PALETTE", "draw_street", "write_clip", "write_dataset"]
+__all__ = ["CLASS_NAMES", "PALETTE", "SIDES", "draw_street", "write_clip", "write_dataset"]
 
-_SIDES = (16, 4096)
+SIDES = (16, 4096)
+"""The shortest and the longest side of a picture that can be drawn."""
+
 _MAX_TIME_S = 1e6
 _SPLIT = 500_000  # numbers set aside for the streets of each split
 
@@ -151,7 +153,7 @@ def _camera(street: Street, time_s: float, size_hw: tuple[int, int]) -> Camera:
 
 
 def _check(seed: int, time_s: float, size_hw: tuple[int, int]) -> None:
-    least, most = _SIDES
+    least, most = SIDES
     if len(size_hw) != 2 or not all(isinstance(side, (int, np.integer)) and least <= side <= most for side in size_hw):
         raise UsageError(f"street size is {size_hw}; expected (height, width) with sides of {least} to {most} pixels")
     if not isinstance(seed, (int, np.integer)) or seed < 0:

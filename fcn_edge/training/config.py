@@ -16,6 +16,7 @@ import numpy as np
 
 from ..contract import MAX_SIDE
 from ..errors import UsageError
+from ..size_text import size_from_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -327,7 +328,7 @@ def config_from_dict(fields: Mapping[str, Any], origin: str = "the configuration
             fields["augment"] = {**_QAT_AUGMENT, **fields.get("augment", {})}
     for name in ("size", "crop"):
         if isinstance(fields.get(name), str):
-            fields[name] = size_from_text(name, fields[name])
+            fields[name] = size_from_text(fields[name], f"{name} is '{fields[name]}'")
     if isinstance(fields.get("teacher"), str):  # one needs no list
         fields["teacher"] = [fields["teacher"]] if fields["teacher"] else []
     try:
@@ -386,15 +387,3 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high or not math.isfinite(value):  # a NaN fails the first test
         nearest = low if math.isnan(value) else min(max(value, low), high)
         raise UsageError(f"{name} is {value}; expected {low:g} to {high:g}: use {nearest:g}")
-
-
-def size_from_text(name: str, text: str) -> tuple[int, int]:
-    """``HEIGHTxWIDTH`` as (height, width).
-
-    Raises:
-        UsageError: if it is none; the message calls it ``name``.
-    """
-    height, _, width = text.lower().partition("x")
-    if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit()) or len(text) > 20:
-        raise UsageError(f"{name} is '{text}'; expected height x width, such as 288x384")
-    return int(height), int(width)
