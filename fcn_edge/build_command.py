@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import agreement, batches, drop, level, names, place, positive, size
@@ -34,7 +33,9 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was built as JSON")
 
     int8: Any = parser.add_argument_group("int8")
-    int8.add_argument("--calib", metavar="DIR", help="frames to calibrate with: a folder, a data set's train, a glob")
+    int8.add_argument(
+        "--calib", type=place, metavar="DIR", help="frames to calibrate with: a folder, a data set's train, a glob"
+    )
     int8.add_argument(
         "--method",
         default="auto",
@@ -55,10 +56,10 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
     engine: Any = parser.add_argument_group("engine")
     engine.add_argument("--no-plugin", action="store_true", help="head of TensorRT's own layers, not the fused one")
-    engine.add_argument("--plugin", type=Path, metavar="LIB", help="the fused head's library (the package's own)")
+    engine.add_argument("--plugin", type=place, metavar="LIB", help="the fused head's library (the package's own)")
     engine.add_argument("--workspace", type=positive, metavar="MiB", help="limit of the builder's scratch memory")
     engine.add_argument("--opt-level", type=level, metavar="0-5", help="5 builds longest and runs fastest")
-    engine.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep timings here for the next build")
+    engine.add_argument("--timing-cache", type=place, metavar="FILE", help="keep timings here for the next build")
     engine.add_argument("--dynamic-batch", type=batches, metavar="MIN,OPT,MAX", help="several frames at once (1)")
 
 

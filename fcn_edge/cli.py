@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from . import __version__
-from .arguments import CommandParser, add_options, names, positive, seconds, size
+from .arguments import CommandParser, add_options, names, place, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
 from .extras import needs
@@ -109,7 +109,7 @@ def _doctor(args: argparse.Namespace) -> None:
 
 def _add_demo(commands: Any) -> None:
     parser = commands.add_parser("demo", help="the whole path with no data, no network and no GPU")
-    parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="results (%(default)s)")
+    parser.add_argument("--out", type=place, default=Path("demo_out"), metavar="DIR", help="results (%(default)s)")
     parser.add_argument("--minutes", type=float, default=2.0, help="how long to train (%(default)s)")
     parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
     parser.add_argument("--seed", type=int, default=0, help="of the street and of the training (%(default)s)")
@@ -143,7 +143,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a network on a folder of images and masks")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these options")
+    parser.add_argument("--config", type=place, metavar="FILE", help="TOML file with any of these options")
     parser.add_argument("--resume", action="store_true", help="go on from last.pt in --out with its options")
     parser.add_argument("--force", action="store_true", help="replace an earlier run in --out")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -194,7 +194,7 @@ def _add_eval(commands: Any) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser, required: bool) -> None:
-    parser.add_argument("--data", type=Path, required=required, metavar="DIR", help="images and masks")
+    parser.add_argument("--data", type=place, required=required, metavar="DIR", help="images and masks")
     parser.add_argument("--split", default="val", help="which part of the data (%(default)s)")
     parser.add_argument("--holdout", default="", metavar="SEQUENCE", help="val becomes this sequence of train")
     parser.add_argument("--classes", type=names, default=(), metavar="A,B=C+D", help="choose or merge classes")
@@ -219,10 +219,12 @@ def _eval(args: argparse.Namespace) -> None:
 
 def _add_export(commands: Any) -> None:
     parser = commands.add_parser("export", help="a checkpoint as one typed ONNX file, verified against torch")
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a .pt file that train wrote")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.onnx")
+    parser.add_argument("checkpoint", type=place, metavar="CKPT", help="a .pt file that train wrote")
+    parser.add_argument("-o", "--out", type=place, required=True, metavar="FILE.onnx")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="(%(default)s)")
-    parser.add_argument("--calib", type=Path, metavar="DIR", help="frames to calibrate int8 with")
+    parser.add_argument(
+        "--calib", type=place, metavar="DIR", help="frames for int8: a folder, a data set's train, a glob"
+    )
     parser.add_argument("--size", type=size, metavar="HxW", help="input size (that of training)")
     parser.add_argument("--force", action="store_true", help="replace FILE.onnx")
     parser.set_defaults(command=_export)
@@ -324,7 +326,7 @@ def _add_bench(commands: Any) -> None:
     _add_data(parser, required=False)
     parser.add_argument("--duration", type=seconds, default=10.0, metavar="10s", help="for each model (%(default)s s)")
     parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="bench.json, bench.md and plots")
+    parser.add_argument("-o", "--out", type=place, metavar="DIR", help="bench.json, bench.md and plots")
     parser.add_argument("--force", action="store_true", help="replace what lies in DIR")
     parser.add_argument("--json", action="store_true", help="print bench.json")
     parser.set_defaults(command=_bench)

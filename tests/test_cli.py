@@ -305,3 +305,32 @@ def test_doctor_names_a_remedy_for_each_gap(capsys: pytest.CaptureFixture[str]) 
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert {"fcn_edge", "OpenCV", "openvino", "NVIDIA GPU", "TensorRT"} <= {entry["name"] for entry in findings}
     assert all(entry["remedy"] for entry in findings if not entry["found"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "demo --out",
+        "train --data d --out",
+        "train --data",
+        "train --data d --config",
+        "eval camvid-n --data",
+        "export -o a.onnx",
+        "export a.pt -o",
+        "export a.pt -o b.onnx --calib",
+        "build camvid-n -o",
+        "build camvid-n --timing-cache",
+        "build camvid-n --plugin",
+        "build camvid-n --calib",
+        "bench camvid-n -o",
+        "bench camvid-n --data",
+    ],
+)
+def test_an_empty_path_is_not_the_folder_that_one_is_in(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*line.split(), "") == USAGE
+    said = capsys.readouterr().err
+    assert "is a variable empty?" in said or "no data folder is given" in said
+    assert not list(tmp_path.iterdir())

@@ -247,6 +247,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise UsageError(
                     f"{name} is {pair[0]}x{pair[1]}; sides of 32 to {MAX_SIDE} are expected: use {fitting}"
                 )
+        if not self.out:  # which would be the folder that one is in
+            raise UsageError("out is ''; expected a folder for the run, such as runs/train: is a variable empty?")
         if self.loss_every not in (1, 2, 4):
             raise UsageError(f"loss_every is {self.loss_every}; expected 1, 2 or 4")
         if self.freeze_to not in (0, 4, 8, 16, 32):
