@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ..pixels import Image, fit_image, read_image
-from .frame_files import images_in
+from .frame_files import frame_files, images_in
 
 LEAST_FRAMES = 8
 _EVERY = 3  # each third frame is held out, so that both parts see all of the material
@@ -38,7 +38,7 @@ def read_frames(
     """Read frames, evenly spread over all there are, as the network will see them.
 
     Args:
-        calib: a folder of images, a data set (its split ``train``), or the files themselves.
+        calib: a folder of images, a data set (its split ``train``), a glob, or the files themselves.
         size_hw: (height, width) of the network.
         max_frames: the most to read.
 
@@ -74,6 +74,4 @@ def read_frames(
 def _paths(calib: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(calib, (str, Path)):
         return [Path(file) for file in calib]
-    if not Path(calib).is_dir():
-        raise UsageError(f"{calib} is no folder; give --calib a folder of images or a data set")
-    return images_in(Path(calib))
+    return images_in(Path(calib)) if Path(calib).is_dir() else list(frame_files(calib))

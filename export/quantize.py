@@ -85,9 +85,9 @@ def typed_onnx(
         model_fp32: a file as ``fcn-edge export`` writes it.
         out: the ``.onnx`` file to write; it appears whole or not at all.
         precision: ``fp16`` or ``int8``.
-        calib: a folder of frames, a data set (its split ``train``) or the files themselves. INT8 needs it, unless the
-            file holds learned steps; for those and for FP16 it measures the agreement. A third of the frames is held
-            out and judges.
+        calib: a folder of frames, a data set (its split ``train``), a glob or the files themselves. INT8 needs it,
+            unless the file holds learned steps; for those and for FP16 it measures the agreement. A third of the frames
+            is held out and judges.
         method: one of :data:`~.calibration.METHODS`; ``learned``: the steps that the file holds; or ``auto``: those if
             it holds any, else the method whose labels agree best with FP32.
         keep: names of convolutions that an INT8 file leaves in FP16, or patterns such as ``backbone.s32.*``.

@@ -33,7 +33,7 @@ def typed_from_checkpoint(
         out: the ``.onnx`` file to write; it appears whole or not at all.
         precision: ``fp32``, ``fp16`` or ``int8``.
         size_hw: (height, width) that the file takes; the checkpoint's own if None.
-        calib: folder of frames, or a data set, that INT8 measures its ranges on; a model of quantisation-aware
+        calib: folder of frames, a data set or a glob, that INT8 measures its ranges on; a model of quantisation-aware
             training needs none.
         force: whether an existing file may be replaced.
         on_progress: called with the step's name, the number done and the number of all.

@@ -192,6 +192,11 @@ def test_too_few_frames_and_no_folder(folder, tmp_path) -> None:
         read_frames(sorted(folder.glob("*.png"))[:3], (8, 8), 100)
     with pytest.raises(UsageError, match="max_frames is 2"):
         read_frames(folder, (8, 8), 2)
-    for place in (folder / "00.png", folder / "nowhere"):
-        with pytest.raises(UsageError, match="is no folder"):
-            read_frames(place, (8, 8), 100)
+    with pytest.raises(UsageError, match="holds 1 images"):
+        read_frames(folder / "00.png", (8, 8), 100)
+    with pytest.raises(UsageError, match="names no image"):
+        read_frames(folder / "nowhere", (8, 8), 100)
+
+
+def test_a_glob_names_frames_too(folder) -> None:
+    assert read_frames(f"{folder}/*.png", (8, 8), 100).sha256 == read_frames(folder, (8, 8), 100).sha256
