@@ -15,7 +15,7 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
     """Image files in the order of their names: of a folder, of a data set's split ``train``, or of a glob.
 
     Raises:
-        UsageError: if there are none.
+        UsageError: if there are none, or a folder cannot be read.
     """
     path = Path(where)
     if not str(where):
@@ -38,10 +38,17 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Images of a folder in the order of their names; or of a data set's split ``train``; maybe none."""
-    found = sorted(file for file in folder.iterdir() if _is_image(file))
-    if found or not any(entry.is_dir() for entry in folder.iterdir()):
-        return found
+    """Images of a folder in the order of their names; or of a data set's split ``train``; maybe none.
+
+    Raises:
+        UsageError: if a folder cannot be read.
+    """
+    try:
+        found = sorted(file for file in folder.iterdir() if _is_image(file))
+        if found or not any(entry.is_dir() for entry in folder.iterdir()):
+            return found
+    except OSError as exc:
+        raise UsageError(f"folder {folder} cannot be read: {exc.strerror or exc}; allow it, or give another") from exc
     return [sample.image for sample in open_dataset(folder).samples("train")]
 
 

@@ -98,26 +98,36 @@ def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "
             ``val``, whose own images are left out.
 
     Raises:
-        UsageError: if the folder has none of the layouts, or a class or the holdout does not exist.
+        UsageError: if the folder has none of the layouts or cannot be read, or a class or the holdout does not exist.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UsageError(f"data folder {root} does not exist; give the folder that holds the images and masks")
-    if any((root / f"{split}annot").is_dir() for split in _SPLITS):
-        dataset = _open_camvid(root)
-    elif (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
-        dataset = _open_cityscapes(root)
-    elif (root / "images").is_dir() and (root / "masks").is_dir():
-        dataset = _open_plain(root)
-    else:
-        found = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "none"
+    try:
+        dataset = _open(root)
+    except OSError as exc:
+        place = exc.filename or root
         raise UsageError(
-            f"{root} has no known layout (its folders: {found}); expected train/ trainannot/ val/ valannot/ (CamVid), "
-            f"leftImg8bit/ gtFine/ (Cityscapes), or images/<split> masks/<split> classes.json{_way_from_splits(root)}"
-        )
+            f"data folder {place} cannot be read: {exc.strerror or exc}; allow it, or give another"
+        ) from exc
     if holdout:
         dataset = _hold_out(dataset, holdout)
     return _choose_classes(dataset, classes) if classes else dataset
+
+
+def _open(root: Path) -> Dataset:
+    """A data set by its folders, all of it."""
+    if not root.is_dir():
+        raise UsageError(f"data folder {root} does not exist; give the folder that holds the images and masks")
+    if any((root / f"{split}annot").is_dir() for split in _SPLITS):
+        return _open_camvid(root)
+    if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
+        return _open_cityscapes(root)
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return _open_plain(root)
+    found = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "none"
+    raise UsageError(
+        f"{root} has no known layout (its folders: {found}); expected train/ trainannot/ val/ valannot/ (CamVid), "
+        f"leftImg8bit/ gtFine/ (Cityscapes), or images/<split> masks/<split> classes.json{_way_from_splits(root)}"
+    )
 
 
 def open_dataset_for(

@@ -12,6 +12,7 @@ import pytest
 from fcn_edge import dataset
 from fcn_edge.classes import CAMVID, distinct_palette
 from fcn_edge.errors import DataError, UsageError
+from fcn_edge.export.frame_files import frame_files
 from fcn_edge.pixels import write_png
 
 
@@ -259,3 +260,24 @@ def test_with_a_holdout_what_the_folder_val_lacks_is_nobodys_concern(camvid_like
         dataset.complete_samples(dataset.open_dataset(camvid_like), "val")
     data = dataset.open_dataset(camvid_like, holdout="a")
     assert [sample.name for sample in dataset.complete_samples(data, "val")] == ["a_1", "a_2"]
+
+
+@pytest.mark.parametrize("inside", ["", "val", "valannot"])
+def test_a_folder_that_may_not_be_read_is_one_sentence(
+    inside: str, camvid_like: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patched, as root may read every folder."""
+    root = camvid_like if inside else camvid_like / "val"
+    refused, listed = root / inside, Path.iterdir
+
+    def iterdir(path: Path):
+        if path == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(UsageError, match=f"data folder {refused} cannot be read: Permission denied"):
+        dataset.open_dataset(root)
+    if not inside:
+        with pytest.raises(UsageError, match=f"folder {refused} cannot be read: Permission denied"):
+            frame_files(refused)
