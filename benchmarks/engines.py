@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MissingError, ModelError
+from ..export.onnx_runtime import open_session
 from ..pixels import Image, Labels, fit_image, restore_labels
 from ..runtime.engine import Engine, open_engine, require_known
 from ..shipped import model_file
@@ -33,7 +34,7 @@ def open_any_engine(
         MissingError: if the backend that it needs is not installed.
     """
     path = Path(model)
-    if not _is_checkpoint(model):
+    if path.suffix != ".pt":
         if not str(model).startswith("echo://"):
             require_known(str(model), (".pt", ".onnx", ".engine"))
         return open_engine(model, threads=threads, precision_hint=precision_hint)
@@ -61,7 +62,7 @@ def facts_of(model: str | Path) -> tuple[int | None, float | None]:
     return facts["params"], facts["gmacs"]
 
 
-def open_reference(model: str | Path, threads: int = 1) -> Reference | None:
+def open_reference(model: str | Path) -> Reference | None:
     """ONNX Runtime executing the very same file, the fused head as its ONNX function included.
 
     Returns:
@@ -74,19 +75,10 @@ def open_reference(model: str | Path, threads: int = 1) -> Reference | None:
     if path.suffix != ".onnx":
         return None
     try:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-    except ImportError:
+        session = open_session(path, "the comparison", threads=1)
+    except MissingError:
         return None
-    refusals = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        _, height, width, _ = session.get_inputs()[0].shape
-    except refusals as exc:
-        raise ModelError(f"ONNX Runtime refuses {path}: {exc}; export it again") from exc
+    _, height, width, _ = session.get_inputs()[0].shape
     name = session.get_inputs()[0].name
 
     def labels_of(frame_bgr: Image) -> Labels:
@@ -95,10 +87,6 @@ def open_reference(model: str | Path, threads: int = 1) -> Reference | None:
         return restore_labels(np.asarray(labels)[0].view(np.uint8), frame_hw)  # int8 holds the bytes of uint8 ids
 
     return labels_of
-
-
-def _is_checkpoint(model: str | Path) -> bool:
-    return Path(model).suffix == ".pt"
 
 
 def _require_torch(path: Path) -> None:

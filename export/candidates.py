@@ -12,12 +12,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
-from ..errors import MissingError, ModelError
+from ..errors import ModelError
 from ..pixels import Image, Labels
 from ..runtime import open_engine
 from ..runtime.onnx_file import split_onnx
 from .calibration import METHODS, Seen, scales_from, seen_from
 from .calibration_frames import CalibrationFrames, read_frames
+from .onnx_runtime import open_session
 from .qdq import placement
 from .typed import int8_from_fp32
 
@@ -81,7 +82,7 @@ def calibrated(
     frames = read_frames(calib, size_hw, max_frames)
     seen: dict[str, Seen] = {}
     if with_ranges:
-        seen = seen_from(_activations(model, placement(model).tensors, frames.calibrate, on_progress))
+        seen = seen_from(_activations(model, placement(model).tensors, frames.calibrate, threads, on_progress))
     return Calibrated(model, frames, labels_of(model, frames.held_out, threads), seen, threads)
 
 
@@ -123,20 +124,17 @@ def load_fp32(path: Path) -> tuple[ModelProto, tuple[int, int]]:
 
 
 def _activations(
-    model: ModelProto, tensors: Sequence[str], frames: Sequence[Image], on_progress: OnProgress | None
+    model: ModelProto,
+    tensors: Sequence[str],
+    frames: Sequence[Image],
+    threads: int | None,
+    on_progress: OnProgress | None,
 ) -> Iterator[dict[str, NDArray[np.floating]]]:
     """The named tensors of each frame, in ONNX Runtime, which gives out any tensor."""
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingError(
-            f"calibration needs ONNX Runtime, which cannot be imported ({exc}); install it with: "
-            "pip install onnxruntime"
-        ) from exc
     observed = ModelProto()
     observed.CopyFrom(model)
     observed.graph.output.extend(ValueInfoProto(name=name) for name in tensors)
-    session = onnxruntime.InferenceSession(observed.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(observed.SerializeToString(), "calibration", threads)
     for index, frame in enumerate(frames, 1):
         yield dict(zip(tensors, session.run(list(tensors), {"image": frame[None]}), strict=True))
         if on_progress:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import GateError, MissingError, ModelError
+from ..errors import GateError
 from ..model.fcn import FCN
 from ..pixels import Image, fit_image
+from .onnx_runtime import open_session
 
 TIE = 1e-4
 """Two classes tie where their logits differ by less than this share of the larger one (of 1, if that is smaller)."""
@@ -68,7 +68,7 @@ def verify(onnx_path: str | Path, model: FCN, frames: Iterable[Image]) -> Agreem
         MissingError: if ONNX Runtime is not installed.
         ModelError: if ONNX Runtime refuses the file.
     """
-    session = _session(Path(onnx_path))
+    session = open_session(Path(onnx_path), "verifying an export")
     _, height, width, _ = session.get_inputs()[0].shape
     training = model.training
     model.eval()
@@ -133,19 +133,6 @@ def noise_frames(size_hw: tuple[int, int], count: int = 2) -> list[Image]:
             total += patches[rows][:, columns] * cell**0.25
         frames.append(np.clip(128 + 30 * total, 0, 255).astype(np.uint8))
     return frames
-
-
-def _session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingError(
-            f"ONNX Runtime cannot be imported ({exc}); install it with: pip install 'fcn-edge[train]'"
-        ) from exc
-    try:
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as exc:
-        raise ModelError(f"ONNX Runtime refuses {path}: {exc}; export it again") from exc
 
 
 def _logits(model: FCN, image: Image) -> torch.Tensor:
