@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,30 @@ def train(
             f"qat at lr {config.lr:g}, that of a training from scratch, would lose what {config.init} has learned; "
             "give lr 3e-5, or make the configuration by config_from_dict, which fills in what such a run needs"
         )
+    with _threads(config.threads):
+        return _train(config, on_progress, resume, force, on_read)
+
+
+@contextlib.contextmanager
+def _threads(asked: int) -> Iterator[None]:
+    """As many CPU threads as are asked for; the number is the process's own, so what was there before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(asked or min(cpu_limit() or before, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    config: TrainConfig,
+    on_progress: Callable[[Progress], None] | None,
+    resume: bool,
+    force: bool,
+    on_read: Callable[[int, int], None] | None,
+) -> TrainResult:
     out = Path(config.out)
     saved = open_folder(out, resume, force)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    elif limit := cpu_limit():
-        torch.set_num_threads(min(limit, torch.get_num_threads()))
     device = choose_device(config.device)
     start = init_file(config.init, config.model) if saved is None and config.init else None
     if saved is None:

@@ -360,6 +360,7 @@ def test_a_containers_limit_bounds_the_threads(config: Make, monkeypatch, thread
     try:
         torch.set_num_threads(3)
         train(config(epochs=1, threads=threads), lambda _: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 3, "the number is the process's own: who calls gets it back"
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {used}
