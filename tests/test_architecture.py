@@ -31,13 +31,13 @@ ALLOWED = {
     "torch": ("model.", "training.", "export.to_onnx", "export.verify", "export.facts", "benchmarks."),
     "cv2": ("pixels",),
     "openvino": ("runtime.engine_openvino",),
-    "tensorrt": ("runtime.engine_tensorrt", "export.to_engine"),
-    "tensorrt_rtx": ("runtime.engine_tensorrt", "export.to_engine"),
+    "tensorrt": ("runtime.tensorrt_library",),
+    "tensorrt_rtx": ("runtime.tensorrt_library",),
     "pycuda": ("runtime.gpu",),
     "onnxruntime": ("export.onnx_runtime", "benchmarks.skip_head"),
     "starlette": ("runtime.sink_page",),
     "uvicorn": ("runtime.sink_page",),
-    "matplotlib": ("training.plots", "benchmarks.report", "demo"),
+    "matplotlib": ("training.plots", "benchmarks.report"),
 }
 BASE = {"numpy", "msgspec", "rich"}
 LENGTH_LIMIT = 400
@@ -74,6 +74,33 @@ def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
             yield from ((".".join([*stem, alias.name]), id(node) in typing_only) for alias in node.names)
 
 
+def loaded(path: Path) -> set[str]:
+    """Names that a file gives to ``import_module``: constants, and those in ``PACKAGES`` where it is given a variable.
+
+    What is not installed everywhere is loaded so, as type checkers would miss it.
+    """
+    tree = ast.parse(path.read_text())
+    given = [
+        node.args[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
+        == "import_module"
+    ]
+    found = {argument.value for argument in given if isinstance(argument, ast.Constant)}
+    if all(isinstance(argument, ast.Constant) for argument in given):
+        return found
+    bound = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    packages = bound.get("PACKAGES")
+    assert isinstance(packages, ast.Tuple), f"{path} loads what no test can know; name it in PACKAGES"
+    named = [bound[entry.id] if isinstance(entry, ast.Name) else entry for entry in packages.elts]
+    return found | {entry.value for entry in named if isinstance(entry, ast.Constant)}
+
+
 def layer(part: str) -> int:
     return next(index for index, parts in enumerate(LAYERS) if part in parts)
 
@@ -98,15 +125,22 @@ def test_training_and_runtime_never_meet() -> None:
             assert not any(target.startswith(("fcn_edge.training", "fcn_edge.model")) for target in targets), name
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_heavy_packages_stay_in_their_place(package: str) -> None:
-    users = {
+def users_of(package: str) -> set[str]:
+    """Modules that import a package, in a statement or through ``import_module``."""
+    return {
         name
         for name, path in modules().items()
-        for target, typing_only in imports(name, path)
-        if target.split(".")[0] == package and not typing_only
+        if package in {target.split(".")[0] for target, typing_only in imports(name, path) if not typing_only}
+        or package in {target.split(".")[0] for target in loaded(path)}
     }
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_heavy_packages_stay_in_their_place(package: str) -> None:
+    users = users_of(package)
+    assert users, f"nothing imports {package}, so this test would see nothing"
     assert not {name for name in users if not name.startswith(ALLOWED[package])}
+    assert all(any(name.startswith(place) for name in users) for place in ALLOWED[package]), "a place is stale"
 
 
 def test_every_file_says_what_it_holds_and_is_short() -> None:
