@@ -183,7 +183,9 @@ def test_an_import_that_fails_in_our_own_modules_is_no_gap_of_the_machine() -> N
         import fcn_edge.nonsense  # noqa: F401
 
 
-@pytest.mark.parametrize("command", ["", "train", "eval", "export", "stream", "bench", "inspect", "demo", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "eval", "export", "build", "stream", "bench", "inspect", "demo", "doctor"]
+)
 def test_help_needs_only_the_base_dependencies(command: str) -> None:
     blocked = ["torch", "onnx", "onnxruntime", "openvino", "cv2", "matplotlib", "tensorrt", "pycuda", "starlette"]
     code = f"""
