@@ -26,9 +26,10 @@ def call(*argv: object) -> int:
         return int(exc.code or 0)
 
 
-@pytest.fixture
-def bad(trained: Path, tmp_path: Path) -> Path:
-    """A folder of files that are not what they seem."""
+@pytest.fixture(scope="module")
+def bad(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that are not what they seem; the tests share it, as commands leave what they read alone."""
+    tmp_path = tmp_path_factory.mktemp("bad")
     checkpoint, model = (trained / "run" / "best.pt").read_bytes(), (trained / "model.onnx").read_bytes()
     (tmp_path / "cut.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
     (tmp_path / "cut.onnx").write_bytes(model[: len(model) // 2])
@@ -89,6 +90,13 @@ CASES = [
     ("export {good}/run/best.pt -o {out}/x.onnx --size 0x0", USAGE, "0x0"),
     ("export {good}/run/best.pt -o {out}/x.onnx --size 1000000x1000000", USAGE, "1000000"),
     ("export {good}/run/best.pt -o {good}/model.onnx", USAGE, "--force"),
+    ("build {bad}/missing.onnx -o {out}", MODEL, "missing.onnx"),
+    ("build {bad}/cut.pt -o {out}", MODEL, "cut.pt"),
+    ("build {bad}/text.onnx -o {out}", MODEL, "text.onnx"),
+    ("build nonsense -o {out}", USAGE, "nonsense"),
+    ("build {good}/model.onnx -o {out} --precision int4", USAGE, "int4"),
+    ("build {good}/model.onnx -o {out} --precision int8", USAGE, "--calib"),
+    ("build {good}/model.onnx", USAGE, "-o DIR"),
     ("stream {bad}/missing.onnx synthetic://street {out}/x.mp4", MODEL, "missing.onnx"),
     ("stream {bad}/cut.onnx synthetic://street {out}/x.mp4", MODEL, "cut.onnx"),
     ("stream {bad}/text.onnx synthetic://street {out}/x.mp4", MODEL, "text.onnx"),
@@ -119,19 +127,24 @@ CASES = [
 ]  # fmt: skip
 
 
+def seen(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The files in a folder, and what changes where one is written."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(("line", "code", "word"), CASES, ids=[case[0] for case in CASES])
 def test_bad_input(
     line: str, code: int, word: str, bad: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    before = [seen(folder) for folder in (bad, trained)]
     assert call(*line.format(bad=bad, good=trained, out=out).split()) == code
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "Traceback" not in printed.err
     assert word in printed.err
     assert not [path for path in out.rglob("*") if path.is_file()] if out.exists() else True
-    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+    assert [seen(folder) for folder in (bad, trained)] == before
 
 
 def test_eval_json_is_one_object(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
