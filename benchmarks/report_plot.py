@@ -1,4 +1,4 @@
-"""The picture of a benchmark: distribution of latency, and mIoU against latency; the one file that needs matplotlib."""
+"""The picture of a benchmark: distribution of latency, and mIoU against latency; knows no table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint as an engine, so that it can be evaluated and timed; the one file of the benchmarks that needs torch."""
+"""A checkpoint as an engine, so that it can be evaluated and timed; knows nothing about data or time."""
 
 from __future__ import annotations
 

@@ -44,9 +44,11 @@ def add_options(group: Any, options: type[msgspec.Struct], table: str = "") -> N
         kind, flag = field.type, f"--{field.name.replace('_', '-')}"
         if typing.get_origin(kind) is None and issubclass(kind, msgspec.Struct):
             continue
-        text = " ".join(docs[field.name].split()).rstrip(".").replace("%", "%%")
+        text = _plain(docs[field.name]).rstrip(".").replace("%", "%%")
         shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        settings: dict[str, Any] = {"dest": table + field.name, "default": None, "help": f"{text} ({shown})"}
+        settings: dict[str, Any] = {"dest": table + field.name, "default": None, "help": text}
+        if shown not in (None, ""):
+            settings["help"] += f" ({shown})"
         if typing.get_origin(kind) is typing.Literal:
             settings["choices"] = typing.get_args(kind)
         elif kind is bool:
@@ -56,6 +58,11 @@ def add_options(group: Any, options: type[msgspec.Struct], table: str = "") -> N
         else:
             settings |= {"type": typed(kind), "metavar": field.name.upper()}
         group.add_argument(flag, **settings)
+
+
+def _plain(text: str) -> str:
+    """A docstring's words without its markup, on one line."""
+    return re.sub(r"(?::\w+:)?(`{1,2})(.+?)\1", r"\2", " ".join(text.split()))
 
 
 def typed(kind: Any) -> Callable[[str], Any]:

@@ -26,7 +26,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", type=names, default=(), metavar="P,...", help="fp32, fp16, int8 (the file's own; fp32 of a .pt)"
     )
     parser.add_argument("--size", type=size, metavar="HxW", help="input size of a .pt (that of training)")
-    parser.add_argument("--threads", type=positive, help="CPU threads of calibration and gate (all cores)")
+    parser.add_argument("--threads", type=positive, help="CPU threads of calibration and gate (physical cores)")
     parser.add_argument(
         "--force", action="store_true", help="build what is there again; replace files of the same name"
     )

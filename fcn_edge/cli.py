@@ -188,7 +188,7 @@ def _add_eval(commands: Any) -> None:
     parser = commands.add_parser("eval", help="mIoU, per-class IoU and pixel accuracy of a model")
     parser.add_argument("model", metavar="MODEL", help=".pt, .onnx, .engine, or the name of a shipped model")
     _add_data(parser, required=True)
-    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (one for each physical core)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(command=_eval)
 
@@ -325,7 +325,7 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="models to measure side by side")
     _add_data(parser, required=False)
     parser.add_argument("--duration", type=seconds, default=10.0, metavar="10s", help="for each model (%(default)s s)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (one for each physical core)")
     parser.add_argument("-o", "--out", type=place, metavar="DIR", help="bench.json, bench.md and plots")
     parser.add_argument("--force", action="store_true", help="replace what lies in DIR")
     parser.add_argument("--json", action="store_true", help="print bench.json")

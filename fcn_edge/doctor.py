@@ -44,7 +44,7 @@ def examine() -> list[Finding]:
         _package("starlette", "the page of stream --serve", "pip install 'fcn-edge[serve]'"),
         _package("onnx", "reading .onnx files", "pip install 'fcn-edge[cpu]'"),
         _package("torch", "training and export", "pip install 'fcn-edge[train]'"),
-        _package("onnxruntime", "verifying exports", "pip install 'fcn-edge[train]'"),
+        _package("onnxruntime", "verifying exports and calibrating int8", "pip install 'fcn-edge[train]'"),
         _gpu(),
         _tensorrt(),
         _plugin(),

@@ -52,7 +52,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-reconnects", type=count, metavar="N", help="give a lost camera up after N tries in a row (never)"
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads (all cores)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (one for each physical core)")
     parser.add_argument("--force", action="store_true", help="replace SINK")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 

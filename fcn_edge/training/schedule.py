@@ -83,7 +83,7 @@ class Average:
     The decay starts low, ``(1 + step) / (10 + step)``, so that a short run is not held back by its random start.
 
     Attributes:
-        model: the averaged model, in eval mode; it is also the model itself where ``decay`` is 0.
+        model: the averaged model, in eval mode; where ``decay`` is 0, a copy of the model as it is.
     """
 
     def __init__(self, model: FCN, decay: float) -> None:
