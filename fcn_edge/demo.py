@@ -122,12 +122,12 @@ def run_demo(
     return report
 
 
-def contact_sheet(engine: Engine, data: Dataset, rows: int = 4) -> Image:
-    """Rows of frame, exact labels and prediction, uint8 BGR, of validation images spread over the split."""
+def contact_sheet(engine: Engine, data: Dataset) -> Image:
+    """Four rows of frame, exact labels and prediction, uint8 BGR, of validation images spread over the split."""
     overlay = Overlay(engine.contract, legend=False, opacity=0.65)
     mask = Overlay(engine.contract, legend=False, mode="mask")
     samples = data.samples("val")
-    picked = [samples[index] for index in np.linspace(0, len(samples) - 1, rows).round().astype(int)]
+    picked = [samples[index] for index in np.linspace(0, len(samples) - 1, 4).round().astype(int)]
     lines = []
     for sample in picked:
         image, truth = read_sample(data, sample)

@@ -11,8 +11,6 @@ import numpy as np
 
 from .frame import Frame
 
-ENDINGS = ("eof", "limit", "signal", "source_lost")
-STATES = ("running", "reconnecting", "failed")
 _LOWEST_MS, _HIGHEST_MS, _RATIO = 1e-3, 1e7, 1.005
 
 
@@ -33,7 +31,7 @@ class Link:
     """How a source is connected to what it reads.
 
     Attributes:
-        state: one of ``STATES``; a file is always ``running``.
+        state: ``running``, ``reconnecting`` or ``failed``; a file is always ``running``.
         reconnects: how often it was opened again.
         stalls: how often it gave nothing for too long.
     """

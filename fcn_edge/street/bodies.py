@@ -79,10 +79,10 @@ class Builder:
         lit = "right" if x > 0 else "left"
         self.add(*((x, y, z) for y, z in outline), color=color, lit=lit, detail=detail)
 
-    def disc(self, x: float, y: float, z: float, radius: float, color: Color, *, detail: bool = False) -> None:
+    def disc(self, x: float, y: float, z: float, radius: float, color: Color) -> None:
         """A disc that faces the camera."""
         corners = ((x + radius * cos, y + radius * sin, z) for cos, sin in CIRCLE)
-        self.add(*corners, color=color, detail=detail)
+        self.add(*corners, color=color)
 
     def wheel(
         self, x: float, y: float, z: float, radius: float, color: Color, *, least_y: float = 0.0, detail: bool = False

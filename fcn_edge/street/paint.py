@@ -217,10 +217,8 @@ def _sign(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     stretch = 1.15 if corners == 3 else 1.0
     wide = half * (1.5 if board else 1.3 if corners == 4 else 1.0)
 
-    def face(scale: float, color: Color, class_id: int | None, lift: float = 0.0) -> None:
-        shape = [
-            (wide * stretch * scale * np.cos(a), middle + lift + half * stretch * scale * np.sin(a), 0) for a in turn
-        ]
+    def face(scale: float, color: Color, class_id: int | None) -> None:
+        shape = [(wide * stretch * scale * np.cos(a), middle + half * stretch * scale * np.sin(a), 0) for a in turn]
         canvas.polygon(_placed(street, thing, shape), tone.apply(color), class_id)
 
     if not thing.toward:
@@ -243,8 +241,8 @@ def _signal(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     depth = thing.z - canvas.camera.eye[2]
     tone = light.tone("front", depth)
     _post(canvas, street, light, thing, 0.08, 3.3, tone.apply((70, 74, 72)))
-    canvas.polygon(_placed(street, thing, _rectangle(0, 2.95, 0.27, 0.62)), tone.apply((216, 218, 218)), SIGN)
-    canvas.polygon(_placed(street, thing, _rectangle(0, 2.95, 0.21, 0.56)), tone.apply((30, 32, 32)), None)
+    canvas.polygon(_placed(street, thing, _rectangle(2.95, 0.27, 0.62)), tone.apply((216, 218, 218)), SIGN)
+    canvas.polygon(_placed(street, thing, _rectangle(2.95, 0.21, 0.56)), tone.apply((30, 32, 32)), None)
     if thing.toward:
         lit = 0 if first < 0.5 else 2
         for index, color in enumerate(((40, 40, 255), (30, 170, 255), (120, 240, 60))):
@@ -252,13 +250,13 @@ def _signal(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
             shown = light.tone("self", depth).apply(color) if index == lit else tone.apply(scaled(color, 0.22))
             canvas.polygon(_placed(street, thing, lens), shown, None)
     elif second < 0.8:
-        canvas.polygon(_placed(street, thing, _rectangle(0, 2.95, 0.15, 0.5)), tone.apply((56, 58, 58)), None)
+        canvas.polygon(_placed(street, thing, _rectangle(2.95, 0.15, 0.5)), tone.apply((56, 58, 58)), None)
 
 
 def _bollard(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
     tone = light.tone("front", thing.z - canvas.camera.eye[2])
     _post(canvas, street, light, thing, 0.09, 1.0, tone.apply((52, 54, 54)))
-    canvas.polygon(_placed(street, thing, _rectangle(0, 0.84, 0.09, 0.06)), tone.apply((210, 214, 216)), None)
+    canvas.polygon(_placed(street, thing, _rectangle(0.84, 0.09, 0.06)), tone.apply((210, 214, 216)), None)
 
 
 def _car(canvas: Canvas, street: Street, light: Light, thing: Thing) -> None:
@@ -333,12 +331,12 @@ def _placed(street: Street, thing: Thing, local: Points | Sequence[tuple[float, 
     return points
 
 
-def _rectangle(x: float, y: float, half_x: float, half_y: float) -> tuple[tuple[float, float, float], ...]:
+def _rectangle(y: float, half_x: float, half_y: float) -> tuple[tuple[float, float, float], ...]:
     return (
-        (x - half_x, y - half_y, 0),
-        (x + half_x, y - half_y, 0),
-        (x + half_x, y + half_y, 0),
-        (x - half_x, y + half_y, 0),
+        (-half_x, y - half_y, 0),
+        (half_x, y - half_y, 0),
+        (half_x, y + half_y, 0),
+        (-half_x, y + half_y, 0),
     )
 
 
