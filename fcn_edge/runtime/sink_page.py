@@ -35,6 +35,8 @@ class PageSink(Sink):
 
     A thread serves; the stream only leaves its newest picture, drawn and encoded while somebody looks on. A slow
     viewer misses pictures and holds up nobody. There is no password and nothing can be changed through the page.
+    A stream does not run out of files for its viewers' sake: there are at most 64 connections, and one that asks for
+    nothing is closed after 10 s.
 
     Args:
         address: ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` or ``PORT``; without a host only this machine can look on.
@@ -125,7 +127,7 @@ class PageSink(Sink):
         shares: Sequence[float | None] = (self._viewers and self._shares) or unknown  # those of now, or none
         return {
             "model": self._contract.model,
-            "status": msgspec.to_builtins(self._status) if self._status else None,
+            "status": self._status and _status_fields(self._status),
             "viewers": self._viewers,
             "classes": [
                 {"name": name, "rgb": rgb, "share": share}
@@ -152,6 +154,12 @@ class PageSink(Sink):
                 yield head.encode() + jpeg + f"\r\n--{_BOUNDARY}\r\n".encode()
         finally:
             self._viewers -= 1
+
+
+def _status_fields(status: StreamStatus) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(status)
+    fields["source"] = status.source.encode(errors="replace").decode()  # a file's name may be no UTF-8
+    return fields
 
 
 def page_url(address: str) -> str:
@@ -184,20 +192,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _server(app: Any) -> Any:
     try:
-        import uvicorn
+        from .sink_page_server import limited_server
     except ImportError as exc:
         raise _missing() from exc
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_level="critical",
-            timeout_graceful_shutdown=1,
-        )
-    )
+    return limited_server(app)
 
 
 def _missing() -> MissingError:

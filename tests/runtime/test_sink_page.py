@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import json
+import logging
+import os
 import re
 import shutil
 import socket
@@ -18,7 +22,7 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import MissingError, SinkError, UsageError
-from fcn_edge.runtime import open_sink, open_source, run, sink_page
+from fcn_edge.runtime import open_sink, open_source, run, sink_page, sink_page_server
 from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.measure import Link, Meter
@@ -85,6 +89,11 @@ def test_numbers_before_and_after_the_first_status(page, address):
     assert after["source"] == "rtsp://***@cam/1"
     assert after["link"] == {"state": "reconnecting", "reconnects": 2, "stalls": 1}
     assert after["latency_p95_ms"] is None
+
+
+def test_a_source_whose_name_is_no_utf8(page, address):
+    page.tell(Meter(os.fsdecode(b"im\xff"), None).status(Link("running", 0, 0)))
+    assert json.loads(get(address, "status.json")[0])["status"]["source"] == "im?"
 
 
 def test_nothing_is_drawn_while_nobody_looks_on(page, address):
@@ -244,7 +253,7 @@ def test_a_host_that_is_another_machine():
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
 def test_without_a_web_server(monkeypatch, address, package):
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+    for name in [name for name in sys.modules if name.split(".")[0] == package or name.endswith(".sink_page_server")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingError, match=r"fcn-edge\[serve\]"):
@@ -256,3 +265,91 @@ def test_a_page_that_is_closed_takes_nothing_more(page):
     page.close()
     with pytest.raises(SinkError, match="the page is closed"):
         page.write(result())
+
+
+def connected(address, sent=b""):
+    host, port = address.split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+def is_closed(connection, within_s):
+    """Whether the other side ends the connection, whatever it has sent before."""
+    connection.settimeout(within_s)
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost:",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc",
+        b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost:",
+    ],
+)
+def test_a_connection_without_a_whole_request_is_closed(monkeypatch, page, address, sent):
+    monkeypatch.setattr(sink_page_server, "REQUEST_TIMEOUT_S", 0.5)
+    with connected(address, sent) as connection:
+        assert is_closed(connection, within_s=3)
+
+
+def test_a_request_that_drips_is_closed(monkeypatch, page, address):
+    monkeypatch.setattr(sink_page_server, "REQUEST_TIMEOUT_S", 0.5)
+
+    def drip(connection):
+        for _ in range(40):
+            connection.sendall(b"x")
+            time.sleep(0.1)
+
+    with connected(address, b"GET / HTTP/1.1\r\nX: ") as connection, pytest.raises(ConnectionError):
+        drip(connection)
+
+
+def test_an_answer_under_way_has_no_time_limit(monkeypatch, page, address):
+    monkeypatch.setattr(sink_page_server, "REQUEST_TIMEOUT_S", 0.2)
+    with looking_on(page, address) as answer:
+        time.sleep(0.8)
+        page.write(result())
+        assert answer.readline() == b"--picture\r\n"
+        assert answer.readline() == b"Content-Type: image/jpeg\r\n"
+
+
+def test_connections_above_the_limit_are_closed_and_the_others_stay(monkeypatch, page, address):
+    monkeypatch.setattr(sink_page_server, "MAX_CONNECTIONS", 3)
+    with contextlib.ExitStack() as held:
+        ask = b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        viewers = [held.enter_context(connected(address, ask)) for _ in range(3)]
+        wait_for(lambda: page._viewers == 3)
+        for _ in range(20):
+            further = held.enter_context(connected(address))
+            assert is_closed(further, within_s=3)
+        page.write(result())
+        viewers[0].settimeout(5)
+        assert viewers[0].recv(4096)
+        assert page._viewers == 3
+    wait_for(lambda: page._viewers == 0)
+    assert get(address)[0]
+
+
+def test_running_out_of_files_is_told_once(page, caplog):
+    loop, told = asyncio.new_event_loop(), []
+    loop.default_exception_handler = told.append
+    full = {"message": "socket.accept() out of system resource", "exception": OSError(errno.EMFILE, "Too many files")}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            page._server._on_loop_error(loop, full)
+        page._server._on_loop_error(loop, {"message": "another"})
+    loop.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the page can take no further viewer (Too many files); it tries again each second"
+    ]
+    assert told == [{"message": "another"}]
