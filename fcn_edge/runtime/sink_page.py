@@ -20,6 +20,7 @@ from ..pixels import require_cv2
 from .frame import Result
 from .measure import StreamStatus
 from .sink import Sink
+from .sink_page_guard import Guard
 
 PICTURE_EVERY_S = 0.04  # a page needs no more than 25 pictures a second
 SHARES_EVERY_S = 1.0
@@ -54,8 +55,9 @@ class PageSink(Sink):
         self._shares: list[float] = []
         self._status: StreamStatus | None = None
         self._drawn_s = self._shared_s = 0.0
-        self._server = _server(self._app())
-        self._listener = _listen(*_host_and_port(address))
+        host, port = _host_and_port(address)
+        self._server = _server(Guard(self._app(), host))
+        self._listener = _listen(host, port)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, name="fcn-edge-page", daemon=True
         )
@@ -118,9 +120,11 @@ class PageSink(Sink):
                 return Response(media_type=kind, headers=fresh)
             return StreamingResponse(self._parts(), media_type=kind, headers=fresh)
 
-        return Starlette(
+        app = Starlette(
             routes=[Route("/", page), Route("/status.json", status), Route("/stream.mjpg", pictures)],
         )
+        app.router.redirect_slashes = False  # a redirect would lead to whatever Host was given
+        return app
 
     def _numbers(self) -> dict[str, Any]:
         unknown = [None] * self._contract.num_classes

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import cv2
@@ -27,6 +28,7 @@ from fcn_edge.runtime.engine_echo import ECHO_CONTRACT, EchoEngine
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.measure import Link, Meter
 from fcn_edge.runtime.sink_page import PageSink, page_url
+from fcn_edge.runtime.sink_page_guard import Guard
 
 
 @pytest.fixture
@@ -353,3 +355,72 @@ def test_running_out_of_files_is_told_once(page, caplog):
         "the page can take no further viewer (Too many files); it tries again each second"
     ]
     assert told == [{"message": "another"}]
+
+
+def asked(address, path="/", **headers):
+    """(status, headers, body) of an answer, whatever it is."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(f"http://{address}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.code, answer.headers, answer.read()
+
+
+OWN = socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "10.0.0.7:8080", "[::1]:8080", "[fd00::7]", "localhost:8080", "LOCALHOST", "localhost."),
+        *(OWN, f"{OWN}:8080", f"{OWN.partition('.')[0]}.local:8080"),
+    ],
+)
+def test_hosts_that_are_answered(page, address, host):
+    assert asked(address, "/status.json", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", f"{OWN}.evil.example", "127.0.0.1.evil.example", "[::1", "a b", ""]
+)
+@pytest.mark.parametrize("path", ["/", "/status.json", "/stream.mjpg"])
+def test_a_name_that_is_made_to_lead_here_is_refused(page, address, host, path):
+    status, _, body = asked(address, path, Host=host)
+    assert status == 400
+    assert b"let the proxy in front pass the upstream's Host" in body
+    assert b"evil" not in body
+
+
+def test_the_name_that_is_served_on_is_answered():
+    guard = Guard(None, "Cameras.example")
+    assert guard._is_own("cameras.example:8080")
+    assert guard._is_own(None), "HTTP/1.0"
+    assert not guard._is_own("other.example")
+
+
+def test_other_sites_embed_nothing_and_link_to_the_page(page, address):
+    embedded = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"}
+    framed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
+    opened = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    own = {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors", "Sec_Fetch_Dest": "empty"}
+    assert asked(address, "/stream.mjpg", **embedded)[0] == 403
+    assert asked(address, "/", **framed)[0] == 403
+    assert asked(address, "/", **opened)[0] == 200
+    assert asked(address, "/status.json", **opened)[0] == 403
+    assert asked(address, "/status.json", **own)[0] == 200
+
+
+@pytest.mark.parametrize(("path", "code"), [("/", 200), ("/status.json", 200), ("/nothing", 404)])
+def test_headers_that_keep_other_sites_out(page, address, path, code):
+    status, headers, _ = asked(address, path)
+    assert status == code
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+
+
+def test_no_redirect_tells_a_host(page, address):
+    assert asked(address, "/status.json/")[0] == 404
