@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -16,7 +16,17 @@ from .errors import UsageError
 from .size_text import size_from_text
 
 
-class CommandParser(argparse.ArgumentParser):
+class DiscreetParser(argparse.ArgumentParser):
+    """Arguments whose refusal shows no password: a camera's address may stand in the wrong place."""
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's."""
+        from .runtime.redact import shown
+
+        super().error(shown(message))
+
+
+class CommandParser(DiscreetParser):
     """The arguments of a command, whose options may stand between the others: ``stream MODEL SOURCE --force SINK``.
 
     argparse alone takes several of a kind in one piece only, and calls those behind an option unrecognized.

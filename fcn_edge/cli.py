@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from . import __version__
-from .arguments import CommandParser, add_options, names, place, positive, seconds, size
+from .arguments import CommandParser, DiscreetParser, add_options, names, place, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
 from .extras import needs
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fcn-edge", description="Semantic segmentation on edge devices.")
+    parser = DiscreetParser(prog="fcn-edge", description="Semantic segmentation on edge devices.")
     parser.add_argument("--version", action="version", version=f"fcn-edge {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     _add_doctor(commands)
@@ -303,10 +303,12 @@ def _stream(args: argparse.Namespace) -> int:
 
 def _note(text: str) -> None:
     """Print on stderr; if its reader (EPIPE) or terminal (EIO) is gone, what is recorded still has to be finished."""
+    from .runtime.redact import shown
+
     if sys.stderr is None:  # print would take stdout instead
         return
     try:
-        print(text, file=sys.stderr)
+        print(shown(text), file=sys.stderr)
     except OSError:
         _silence(sys.stderr)
 

@@ -147,6 +147,42 @@ def test_bad_input(
     assert [seen(folder) for folder in (bad, trained)] == before
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{a}",
+        "stream {a} 0",
+        "stream camvid-n {a}",
+        "stream camvid-n 0 null:// --serve {a}",
+        "stream camvid-n 0 --threads {a}",
+        "stream camvid-n 0 --mode {a}",
+        "stream camvid-n 0 --unknown {a}",
+        "stream camvid-n synthetic://street?seed={a}",
+        "inspect {a}",
+        "inspect {a}.onnx",
+        "eval {a} --data .",
+        "eval camvid-n --data {a}",
+        "build {a} -o out",
+        "build camvid-n -o out --precision int8 --method mse --calib {a}",
+        "build camvid-n -o out --gate-frames {a}",
+    ],
+)
+@pytest.mark.parametrize("address", ["rtsp://u:s3cret@h/x", "rtsp:/u:s3cret@h/x", "u:s3cret@h:554/x"])
+def test_an_address_in_the_wrong_place_shows_no_password(
+    line: str, address: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*line.format(a=address).split()) in (USAGE, MODEL, SOURCE)
+    out, err = capsys.readouterr()
+    assert "***@h" in err
+    assert "s3cret" not in out + err
+
+
+def test_a_file_name_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", "\x1b[2Jx.onnx") == MODEL
+    assert "\\x1b[2Jx.onnx" in capsys.readouterr().err
+
+
 def test_eval_json_is_one_object(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = {}
     for model in ("run/best.pt", "model.onnx"):

@@ -159,16 +159,16 @@ def _open(text: str, fps: float | None, max_reconnects: int | None, skip_unreada
     if not path.exists() and glob.has_magic(text):
         # glob.glob, as Path.glob takes no absolute pattern.
         paths = [Path(found) for found in glob.glob(text, recursive=True)]  # noqa: PTH207
-        nothing = f"no image matches {text}; quote the glob so that the shell leaves it"
+        nothing = f"no image matches {redact(text)}; quote the glob so that the shell leaves it"
         return _open_images(paths, text, nothing, fps, skip_unreadable)
     if path.is_dir():
         return _open_images(list(path.iterdir()), text, f"folder {text} holds no image", fps, skip_unreadable)
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         return _open_images([path], text, "", fps, False)
     if path.exists() and not path.is_file():
-        raise SourceError(f"source {text} is no regular file; expected {_EXPECTED}")
+        raise SourceError(f"source {redact(text)} is no regular file; expected {_EXPECTED}")
     if not path.is_file():
-        raise SourceError(f"source {text} does not exist; expected {_EXPECTED}")
+        raise SourceError(f"source {redact(text)} does not exist; expected {_EXPECTED}")
     from .source_video import open_video
 
     return open_video(path, fps)
