@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from .contract import is_printable
 from .errors import UsageError
 
 IGNORE_ID = 255
@@ -97,6 +98,11 @@ def classes_from_json(path: Path) -> Classes:
     count = len(info.names)
     if not 1 <= count <= 256 or len(set(info.names)) != count:
         raise UsageError(f"{path} names {count} classes; expected 1 to 256 different names")
+    for name in info.names:
+        if not is_printable(name):
+            raise UsageError(
+                f"{path} names a class {name!a}, which holds a character that cannot be shown; leave it out"
+            )
     palette = tuple(info.palette) if info.palette else distinct_palette(count)
     if len(palette) != count or any(not 0 <= value <= 255 for color in palette for value in color):
         raise UsageError(f"{path} has {len(palette)} palette colours; expected {count} of three values from 0 to 255")

@@ -6,6 +6,7 @@ It travels inside every file that is handed on: in a checkpoint as a dictionary,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ def contract_from_json(text: str | bytes) -> Contract:
     """
     try:
         return msgspec.json.decode(text, type=Contract)
-    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeError) as exc:
         raise ModelError(f"the model's contract cannot be read: {exc}; export it again with this version") from exc
 
 
@@ -99,22 +100,35 @@ def dict_from_contract(contract: Contract) -> dict[str, Any]:
     return fields
 
 
+def is_printable(name: str) -> bool:
+    """Whether a name steers no terminal and can be written as UTF-8; joiners inside words may stand."""
+    return all(sign.isprintable() or sign in "\u00a0\u200c\u200d" for sign in name)
+
+
 def _problem(contract: Contract) -> str:
     """What is wrong with the contract, or an empty string."""
     count = len(contract.class_names)
     if not 1 <= count <= MAX_CLASSES:
         return f"it has {count} classes, expected 1 to {MAX_CLASSES}"
+    for name in (contract.model, *contract.class_names):
+        if not is_printable(name):
+            return f"the name {name!a} holds a character that cannot be shown"
+    if len(set(contract.class_names)) != count:
+        return "two of its classes have the same name"
     if len(contract.palette) != count:
         return f"it has {len(contract.palette)} palette colours for {count} classes"
     if not all(0 <= value <= 255 for color in contract.palette for value in color):
         return "a palette value lies outside 0 to 255"
     if not all(1 <= side <= MAX_SIDE for side in contract.size_hw):
         return f"its size is {contract.size_hw[0]}x{contract.size_hw[1]}, expected sides of 1 to {MAX_SIDE}"
-    if any(value <= 0 for value in contract.std):
+    if not all(0 < value < math.inf for value in contract.std):  # which a NaN is not
         return f"std is {contract.std}, expected positive numbers"
+    if not all(map(math.isfinite, contract.mean)):
+        return f"mean is {contract.mean}, expected finite numbers"
+    is_power = bool(contract.strides) and contract.strides[-1] & (contract.strides[-1] - 1) == 0
     halved = all(coarse == 2 * fine for coarse, fine in zip(contract.strides, contract.strides[1:], strict=False))
-    if not 1 <= len(contract.strides) <= 4 or not halved or contract.strides[-1] < 2:
-        return f"its strides are {contract.strides}, expected 1 to 4 of them, each half of the one before"
+    if not 1 <= len(contract.strides) <= 4 or not halved or not is_power or contract.strides[-1] < 2:
+        return f"its strides are {contract.strides}, expected 1 to 4 powers of two, each half of the one before"
     if contract.ignore_id is not None and not count <= contract.ignore_id <= 255:
         return f"its ignore id {contract.ignore_id} is also a class or no uint8"
     if contract.color_order != "BGR" or contract.resize != "linear" or contract.version != 1:

@@ -17,6 +17,7 @@ from fcn_edge.errors import UsageError
         ("{", "cannot be used"),
         ('{"names": []}', "names 0 classes"),
         ('{"names": ["a", "a"]}', "different names"),
+        ('{"names": ["a\\u001b[2J"]}', "cannot be shown"),
         ('{"names": ["a"], "palette": [[0, 0, 300]]}', "from 0 to 255"),
         ('{"names": ["a", "b"], "ignore_id": 1}', "ignore_id 1"),
         ('{"names": ["a"], "colour": 1}', "colour"),

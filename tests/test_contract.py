@@ -29,6 +29,16 @@ def test_round_trips() -> None:
         ("class_names", ("a",), "2 palette colours for 1"),
         ("palette", ((0, 0, 256), (0, 0, 0)), "palette value"),
         ("std", (1.0, 0.0, 1.0), "positive"),
+        ("std", (1.0, float("nan"), 1.0), "positive"),
+        ("std", (1.0, float("inf"), 1.0), "positive"),
+        ("mean", (1.0, float("nan"), 1.0), "finite"),
+        ("mean", (1.0, float("-inf"), 1.0), "finite"),
+        ("model", "fcn\x1b[2J", "cannot be shown"),
+        ("class_names", ("a", "b\x1b[31m"), "cannot be shown"),
+        ("class_names", ("a", "b\n"), "cannot be shown"),
+        ("class_names", ("a", "\ud800"), "cannot be shown"),
+        ("class_names", ("a", "a"), "same name"),
+        ("strides", (6, 3), "powers of two"),
         ("strides", (32, 8), "half of the one before"),
         ("strides", (), "strides"),
         ("strides", (32, 16, 8, 4, 2), "1 to 4"),
@@ -42,6 +52,11 @@ def test_contradictions(field: str, value: object, words: str) -> None:
         dataclasses.replace(CONTRACT, **{field: value})
     with pytest.raises(ModelError):
         contract_from_dict({**dict_from_contract(CONTRACT), field: value})
+
+
+def test_names_of_any_language() -> None:
+    names = ("road \u00e9\u4eba", "\u067e\u06cc\u0627\u062f\u0647\u200c\u0631\u0648")
+    assert dataclasses.replace(CONTRACT, class_names=names).class_names == names
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"model": 3}'])
