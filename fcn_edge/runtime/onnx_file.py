@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +59,13 @@ def split_onnx(path: Path) -> SplitModel:
     problem = _problem(model.graph, contract)
     if problem:
         raise ModelError(f"{path} is not usable: {problem}; export it again with fcn-edge export")
-    from onnx import ValueInfoProto, numpy_helper
+    from onnx import ValueInfoProto
 
     head = model.graph.node[-1]
     scores, kernels = _halves(head)
     found = _constants(model.graph)
-    arrays = tuple(np.ascontiguousarray(numpy_helper.to_array(found[name]), np.float32) for name in kernels)
+    values = {name: _values(tensor, path) for name, tensor in found.items()}  # all, so that no engine meets a bad one
+    arrays = tuple(np.ascontiguousarray(values[name], np.float32) for name in kernels)
     precision = _precision(model.graph)
     del model.graph.node[-1]
     del model.functions[:]
@@ -79,7 +81,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """Read any ONNX file that holds a network.
 
     Raises:
-        ModelError: if the file is missing, damaged or empty.
+        ModelError: if the file is missing, damaged or empty, or its weights lie in other files.
         MissingError: if the ``onnx`` package is not installed.
     """
     try:
@@ -99,6 +101,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         ) from exc
     if not model.graph.node:
         raise ModelError(f"{path} ({len(data)} bytes) holds no network; export or copy it again")
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for tensor in (*model.graph.initializer, *_tensors(nodes)):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # it may name any file of this machine
+            raise ModelError(
+                f"{path} keeps its weights in another file; a model is one file: export it again with fcn-edge export"
+            )
     return model
 
 
@@ -130,6 +138,28 @@ def _contract(model: onnx.ModelProto, path: Path) -> Contract:
         raise ModelError(f"{path}: {exc}") from exc
 
 
+def _tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor that nodes hold, also those of graphs inside them."""
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from graph.initializer
+            if graph.node:
+                yield from _tensors(graph.node)
+
+
+def _values(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as exc:  # too few bytes, a type that is none
+        reason = " ".join(str(exc).split())
+        raise ModelError(f"{path} is damaged: tensor '{tensor.name}' cannot be read ({reason}); copy it again") from exc
+
+
 def _halves(head: onnx.NodeProto) -> tuple[list[str], list[str]]:
     """The head's inputs: names of scores, names of kernels."""
     count = len(head.input) // 2
@@ -140,7 +170,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Tensors that the file holds, by name: initializers and Constant nodes."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     return found
 
@@ -187,15 +217,25 @@ def _problem(graph: onnx.GraphProto, contract: Contract) -> str:
         got = list(found[name].dims) if name in found else None
         if got != expected:
             return f"kernel {index + 1} of its head has shape {got}, expected {expected}"
+        if found[name].data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            return f"kernel {index + 1} of its head is not of float32 or float16"
     return _disorder(graph)
 
 
 def _disorder(graph: onnx.GraphProto) -> str:
-    """Which node reads what no earlier one makes, or an empty string; OpenVINO would search for minutes in a circle."""
+    """Which node reads what no earlier one makes, or makes what another does, or an empty string.
+
+    In a circle OpenVINO would search for minutes, and what follows names back to their makers for ever.
+    """
     known = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
     for node in graph.node:
+        if not any(node.output):
+            return f"its node {node.name or node.op_type} makes nothing"
         for name in node.input:
             if name not in known:
                 return f"its node {node.name or node.op_type} reads '{name}', which nothing before it makes"
-        known.update(node.output)
+        for name in node.output:
+            if name in known and name:
+                return f"its node {node.name or node.op_type} makes '{name}', which is there before it"
+            known.add(name)
     return ""

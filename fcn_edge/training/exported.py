@@ -11,7 +11,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -103,10 +103,16 @@ def _tensor(found: Mapping[str, onnx.TensorProto], name: str, shape: tuple[int, 
 
 
 def _values(found: Mapping[str, onnx.TensorProto], name: str) -> NDArray[np.float32]:
-    from onnx import numpy_helper
-
-    values = numpy_helper.to_array(found[name if name in found else f"{name}.half"])
+    values = _stored(found[name if name in found else f"{name}.half"])
     if values.dtype == np.int8:
-        steps = numpy_helper.to_array(found[f"{name}.scale"]).astype(np.float32)
+        steps = _stored(found[f"{name}.scale"]).astype(np.float32)
         return values.astype(np.float32) * steps.reshape(-1, *[1] * (values.ndim - 1))
     return np.array(values, np.float32)
+
+
+def _stored(tensor: onnx.TensorProto) -> NDArray[Any]:
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_location == TensorProto.EXTERNAL:  # it may name any file of this machine
+        raise ValueError("it lies in another file, and a model is one file")
+    return numpy_helper.to_array(tensor)

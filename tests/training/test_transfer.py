@@ -375,6 +375,15 @@ def cut_tensor(proto: onnx.ModelProto) -> None:
     tensor.raw_data = tensor.raw_data[: len(tensor.raw_data) // 2]
 
 
+def external_tensor(proto: onnx.ModelProto) -> None:
+    """Its values are those of a file in the current folder."""
+    tensor = proto.graph.initializer[0]
+    Path("weights.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+
+
 BAD: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "of another tool": (lambda proto: proto.metadata_props.pop(), "carries no contract"),
     "a contract that is none": (with_contract('"model"', '"mod"'), "contract cannot be read"),
@@ -382,6 +391,7 @@ BAD: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "another network": (with_contract(NAME, "fcn4s-edge-s"), r"has shape \[\d+.*expected"),
     "a weight that lacks": (without("backbone.s16.block1.body.1.weight"), "lacks a usable backbone.s16.block1.body.1"),
     "a kernel that lacks": (without("skip_head.kernels.1"), "lacks a usable skip_head.kernels.1"),
+    "a weight in another file": (external_tensor, "it lies in another file"),
     "a weight cut off": (cut_tensor, "lacks a usable"),
     "a weight that is no number": (spoiled("score_convs.0.weight"), "score_convs.0.weight has .* of finite numbers"),
     "another mean": (with_contract('"mean":[103', '"mean":[99'), "normalises images with mean"),
@@ -389,7 +399,10 @@ BAD: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_is_not_ours_is_refused_in_a_sentence(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_is_not_ours_is_refused_in_a_sentence(
+    kind: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     change, words = BAD[kind]
     proto = onnx.load(files["fp32"])
     change(proto)
