@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
+import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     import types
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 100_000_000
+"""Of an image that is read, as a few kilobytes can ask for gigabytes; ``OPENCV_IO_MAX_IMAGE_PIXELS`` goes before."""
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 _PNG, _PNG_DEPTH, _PNG_KIND, _PNG_CRC = b"\x89PNG\r\n\x1a\n", 24, 25, 29  # how it begins, and offsets in its header
 _PNG_GREY, _PNG_PALETTE = b"\0", b"\3"
 _PNG_ENDING = b"IEND\xaeB`\x82"
+_BLOCK = 1 << 20  # pixels of a coloured mask that are looked up at once
 _JPEG, _JPEG_SCAN, _JPEG_ENDING = b"\xff\xd8\xff", 0xDA, b"\xff\xd9"
 
 Image = NDArray[np.uint8]
@@ -43,6 +47,9 @@ def require_cv2() -> types.ModuleType:
         MissingError: if it is not installed, lacks a library of the system's, as in a container without a desktop, or
             was compiled for NumPy 1, as the systems' own are, and another one is installed.
     """
+    os.environ.setdefault(
+        _LIMIT, str(MAX_PIXELS)
+    )  # OpenCV reads it while it is imported, and its own is ten times that
     try:
         import cv2
     except ImportError as exc:
@@ -114,10 +121,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, with its suffix, that takes its place on success and vanishes on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())
+    # Its name is what leftovers looks for; absolute, as FFmpeg takes what stands before a colon for a scheme.
+    temporary = path.absolute().with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    # mkstemp's is its owner's alone, and who asks for the umask sets it for all threads meanwhile.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
         temporary.replace(path)
@@ -228,7 +235,12 @@ def _decoded(path: Path, data: bytes, flag: int) -> Any:
     cv2 = require_cv2()
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error as exc:  # such as more pixels than OpenCV takes
+    except cv2.error as exc:
+        if "CV_IO_MAX_IMAGE" in str(exc):
+            raise DataError(
+                f"{path} ({len(data)} bytes) has more than {os.environ.get(_LIMIT)} pixels or a side beyond OpenCV's "
+                f"limit; make it smaller, or set {_LIMIT} if it can be trusted"
+            ) from exc
         raise _unreadable(path, data) from exc
     if pixels is None:
         raise _unreadable(path, data)
@@ -272,18 +284,23 @@ def _values_of_colors(path: Path, mask: NDArray[np.uint8], colors: Sequence[tupl
     for value, (red, green, blue) in reversed([*enumerate(colors)]):
         table[(red << 16) + (green << 8) + blue] = value + 1
     cv2 = require_cv2()
-    bgra = mask if mask.shape[2] == 4 else cv2.cvtColor(mask, cv2.COLOR_BGR2BGRA)
-    codes = bgra.view("<u4")[..., 0] & 0xFFFFFF
-    found = table[codes]
-    if not found.all():
-        unknown = np.unique(codes[found == 0]).tolist()
-        listing = ", ".join(f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in unknown[:4])
+    values, unknown = np.empty(mask.shape[:2], np.uint8), np.empty(0, np.uint32)
+    step = max(1, _BLOCK // mask.shape[1])
+    for top in range(0, mask.shape[0], step):  # as whole it would take sixteen bytes for each pixel
+        block = np.ascontiguousarray(mask[top : top + step])
+        bgra = block if block.shape[2] == 4 else cv2.cvtColor(block, cv2.COLOR_BGR2BGRA)
+        codes = bgra.view("<u4")[..., 0] & 0xFFFFFF
+        found = table[codes]
+        values[top : top + step] = found - 1
+        if not found.all():
+            unknown = np.union1d(unknown, codes[found == 0])
+    if unknown.size:
+        listing = ", ".join(f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in unknown[:4].tolist())
         raise DataError(
             f"{path} is coloured, and {len(unknown)} of its colours are no class's: {listing}; expected those of the "
             'classes ("palette" in classes.json), or one uint8 class id for each pixel. A colour that means unknown '
             'is a class of its own there, such as "void", which --classes leaves out'
         )
-    values: Labels = (found - 1).astype(np.uint8)
     return values
 
 
@@ -303,9 +320,3 @@ def _jpeg_scan(data: bytes) -> int:
         is_fill = data[at + 1 : at + 2] == b"\xff"
         at += 1 if is_fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return at
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

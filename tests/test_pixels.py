@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
+import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -13,9 +16,11 @@ import PIL.Image
 import pytest
 import torch
 
+from fcn_edge import pixels
 from fcn_edge.errors import DataError, MissingError, UsageError
 from fcn_edge.pixels import (
     fit_image,
+    leftovers,
     read_image,
     read_mask,
     replaced,
@@ -85,7 +90,7 @@ def test_an_image_of_more_pixels_than_opencv_takes_is_refused(tmp_path: Path) ->
     header = data[12:16] + (40_000).to_bytes(4, "big") * 2 + data[24:29]
     path = tmp_path / "huge.png"
     path.write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
-    with pytest.raises(DataError, match="no readable image"):
+    with pytest.raises(DataError, match=r"has more than .* pixels"):
         read_image(path)
 
 
@@ -270,3 +275,86 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int, mo
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+def test_files_of_other_threads_keep_their_umask(tmp_path: Path) -> None:
+    """A umask is the process's: setting it to learn it lets another thread's file be read by everyone."""
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            write_atomically(tmp_path / "a", b"")
+
+    before = os.umask(0o077)
+    thread = threading.Thread(target=write)
+    try:
+        thread.start()
+        modes = set()
+        for _ in range(3000):
+            (tmp_path / "b").touch()
+            modes.add((tmp_path / "b").stat().st_mode & 0o777)
+            (tmp_path / "b").unlink()
+    finally:
+        done.set()
+        thread.join()
+        os.umask(before)
+    assert modes == {0o600}
+
+
+def test_leftovers_are_what_a_killed_process_left(tmp_path: Path) -> None:
+    with replaced(tmp_path / "best.pt") as temporary:
+        assert leftovers(tmp_path / "best.pt") == leftovers(tmp_path / "*.pt") == [temporary]
+    assert not leftovers(tmp_path / "best.pt")
+
+
+def png_of(height: int, width: int) -> bytes:
+    """A few kilobytes that ask for many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("pixels_allowed", "ending", "said"),
+    [
+        (None, ".png", "has more than 100000000 pixels"),
+        *[("500", ending, "has more than 500 pixels") for ending in (".png", ".jpg", ".bmp", ".tif", ".webp")],
+        ("600", ".jpg", "(20, 30, 3)"),
+    ],
+)
+def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, pixels_allowed, ending: str, said: str) -> None:
+    """In a process of its own, as OpenCV reads the limit while it is imported."""
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(png_of(11_000, 11_000) if pixels_allowed is None else cv2.imencode(ending, IMAGE)[1].tobytes())
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_IO_MAX_IMAGE_PIXELS"}
+    if pixels_allowed:
+        environment["OPENCV_IO_MAX_IMAGE_PIXELS"] = pixels_allowed
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom fcn_edge.errors import DataError\n"
+        "from fcn_edge.pixels import read_image\n"
+        "try: print(read_image(Path(sys.argv[1])).shape)\n"
+        "except DataError as exc: print(exc)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said in answer.stdout
+    assert answer.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_coloured_mask_is_looked_up_in_blocks(tmp_path: Path, monkeypatch, channels: int) -> None:
+    monkeypatch.setattr(pixels, "_BLOCK", 64)
+    colors = ((0, 0, 0), (10, 20, 30), (1, 2, 3))
+    labels = np.random.default_rng(0).integers(0, 3, (21, 30), np.uint8)
+    rgb = np.array(colors, np.uint8)[labels]
+    mask = np.dstack([rgb[..., ::-1], *[labels] * (channels - 3)])
+    write_png(tmp_path / "x.png", mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "x.png", colors), labels)
+    mask[0, 0, :3], mask[20, 29, :3], mask[20, 28, :3] = (9, 9, 9), (7, 7, 7), (9, 9, 9)
+    write_png(tmp_path / "x.png", mask)
+    with pytest.raises(DataError, match=r"2 of its colours are no class's: \(7, 7, 7\), \(9, 9, 9\);"):
+        read_mask(tmp_path / "x.png", colors)
