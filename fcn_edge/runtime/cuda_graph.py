@@ -240,6 +240,8 @@ def _candidates() -> Iterator[str]:
     folders = [
         folder for root in (wheels and wheels.submodule_search_locations) or () for folder in Path(root).glob("*/lib")
     ]
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    toolkit = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda")
     for folder in [*sorted(folders, reverse=True), toolkit / "lib64"]:
+        if not folder.is_absolute():  # it would be in whatever folder the program was started in
+            continue
         yield from (str(path) for path in sorted(folder.glob("libcudart.so.*"), reverse=True))

@@ -225,3 +225,14 @@ def test_one_capture_at_a_time(is_capturing) -> None:
         Cudart(library(cudaStreamEndCapture=901), "fake").capture(1, enqueue)
     assert held == [True] * 3
     assert not is_capturing()
+
+
+@pytest.mark.parametrize("home", ["", ".", "toolkit"])
+def test_no_library_is_taken_from_the_current_folder(tmp_path, monkeypatch, home) -> None:
+    (tmp_path / home / "lib64").mkdir(parents=True)
+    (tmp_path / home / "lib64" / "libcudart.so.12").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_HOME", home)
+    assert not [name for name in cuda_graph._candidates() if "/" in name and not Path(name).is_absolute()]
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / home))
+    assert str(tmp_path / home / "lib64" / "libcudart.so.12") in cuda_graph._candidates()
