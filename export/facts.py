@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..contract import METADATA_KEY, Contract, dict_from_contract
 from ..errors import MissingError, ModelError, UsageError
@@ -49,7 +50,8 @@ def facts_from_file(path: str | Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as exc:
         raise ModelError(f"model file {path} cannot be read: {exc.strerror or exc}") from exc
-    common = {"file": str(path), "kind": path.suffix.removeprefix("."), "bytes": len(data)}
+    name = str(path).encode(errors="replace").decode()  # a file's name may be no UTF-8
+    common = {"file": name, "kind": path.suffix.removeprefix("."), "bytes": len(data)}
     return {**common, "sha256": hashlib.sha256(data).hexdigest(), **reader(path)}
 
 
@@ -105,17 +107,9 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
 
 
 def _facts_from_engine(path: Path) -> dict[str, Any]:
-    sidecar = path.with_name(path.name + ".json")
-    try:
-        content = json.loads(sidecar.read_bytes())
-    except FileNotFoundError as exc:
-        raise ModelError(
-            f"{path} has no {sidecar.name} beside it, which says what it is; copy both files, or build it again with "
-            "fcn-edge build"
-        ) from exc
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"{sidecar} cannot be read ({exc}); copy it again, or build the engine again") from exc
-    return {"sidecar": content}
+    from ..runtime.sidecar import read_sidecar
+
+    return {"sidecar": msgspec.to_builtins(read_sidecar(path))}
 
 
 def layer_types(graph: GraphProto) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ score features at strides 32, 16 and 8; the 4s variant goes one step on, for the
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -212,7 +213,9 @@ def count_gmacs(model: FCN, size_hw: tuple[int, int]) -> float:
     """Billions of multiply-adds of all convolutions for one image, the head's transposed convolutions included.
 
     As published tables count: at ``size_hw`` itself, without the rows and columns that pad it to whole coarse cells.
+    Only shapes are computed, so that a size of many megapixels costs no more than another.
     """
+    model = copy.deepcopy(model).to("meta").eval()
     total = 0
 
     def add(module: nn.Module, _: object, output: Tensor) -> None:
@@ -221,16 +224,12 @@ def count_gmacs(model: FCN, size_hw: tuple[int, int]) -> float:
             weights = module.weight.numel() // module.out_channels
             total += output.numel() * weights
 
-    hooks = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, nn.Conv2d)]
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(add)
     with torch.no_grad():
-        by_stride = model.backbone(torch.zeros(1, 3, *size_hw, device=device))
+        by_stride = model.backbone(torch.zeros(1, 3, *size_hw, device="meta"))
         scores = model.scores([by_stride[stride] for stride in model.strides])
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
     for maps, kernel in zip(scores, model.kernels, strict=True):  # each input value meets the whole kernel
         total += maps.numel() * kernel.shape[-1] ** 2
     return total / 1e9

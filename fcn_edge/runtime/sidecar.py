@@ -178,7 +178,7 @@ def read_sidecar(engine: Path) -> Sidecar:
             f"{engine} has no {path.name} beside it, which says what it is; copy both files, or build it again with "
             "fcn-edge build"
         ) from exc
-    except (OSError, msgspec.DecodeError, ModelError) as exc:
+    except (OSError, msgspec.DecodeError, RecursionError, ModelError) as exc:
         raise ModelError(f"{path} cannot be read ({exc}); copy it again, or build the engine again") from exc
     if sidecar.version != VERSION:
         raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not is_archive:
         raise ModelError(f"checkpoint {path} cannot be read: it is no file that torch.save has written; {remedy}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        if is_packed:  # torch packs nothing, and would unpack a few kilobytes to gigabytes
+            raise ModelError(f"checkpoint {path} holds compressed data, which torch.save does not write; {remedy}")
         fields = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as exc:
+    except (*UNREADABLE, zipfile.BadZipFile) as exc:
         raise ModelError(
             f"checkpoint {path} cannot be read: it is cut off, damaged or holds more than data; {remedy}"
         ) from exc

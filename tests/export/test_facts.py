@@ -14,15 +14,29 @@ import pytest
 onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
-from fcn_edge.contract import dict_from_contract  # noqa: E402
+from fcn_edge.contract import Contract, dict_from_contract  # noqa: E402
 from fcn_edge.errors import ModelError, UsageError  # noqa: E402
 from fcn_edge.export.facts import facts_from_file  # noqa: E402
 from fcn_edge.export.qdq import placement  # noqa: E402
 from fcn_edge.export.to_onnx import onnx_from_model  # noqa: E402
 from fcn_edge.export.typed import fp16_from_fp32, int8_from_fp32  # noqa: E402
 from fcn_edge.model.fcn import count_gmacs, count_params  # noqa: E402
+from fcn_edge.runtime.sidecar import Library, Options, Precision, Sidecar, write_sidecar  # noqa: E402
 from fcn_edge.training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
+
+SIDECAR = Sidecar(
+    contract=Contract("x", (4, 6), ("a", "b"), ((0, 0, 0), (1, 1, 1)), (0, 0, 0), (1, 1, 1), (16, 8)),
+    precision=Precision(asked="fp16", found={"fp16": 1.0}, audited="engine"),
+    plan_sha256=hashlib.sha256(b"a plan").hexdigest(),
+    onnx="m.onnx",
+    onnx_sha256="o",
+    tensorrt=Library(package="tensorrt", version="10.3.0"),
+    cuda="12.6",
+    gpu=None,
+    plugin=None,
+    options=Options(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +136,26 @@ def test_engine_is_described_by_its_sidecar(tmp_path) -> None:
     (tmp_path / "m.engine").write_bytes(b"a plan")
     with pytest.raises(ModelError, match=r"no m\.engine\.json beside it"):
         facts_from_file(tmp_path / "m.engine")
-    (tmp_path / "m.engine.json").write_text('{"precision": {"fp16": 1.0}}')
+    write_sidecar(tmp_path / "m.engine", SIDECAR)
     facts = facts_from_file(tmp_path / "m.engine")
-    assert facts["sidecar"] == {"precision": {"fp16": 1.0}}
+    assert json.loads(json.dumps(facts["sidecar"])) == json.loads((tmp_path / "m.engine.json").read_text())
     assert facts["sha256"] == hashlib.sha256(b"a plan").hexdigest()
-    (tmp_path / "m.engine.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot be read"):
+
+
+@pytest.mark.parametrize("content", ["{", '{"precision": {"fp16": 1.0}}', "[]", '"\\ud800"', "[" * 200_000])
+def test_a_sidecar_that_is_none_is_refused(tmp_path, content) -> None:
+    (tmp_path / "m.engine").write_bytes(b"a plan")
+    (tmp_path / "m.engine.json").write_text(content)
+    with pytest.raises(ModelError, match=r"m\.engine\.json cannot be read"):
+        facts_from_file(tmp_path / "m.engine")
+
+
+def test_a_sidecar_nested_without_end_is_refused(tmp_path) -> None:
+    write_sidecar(tmp_path / "m.engine", SIDECAR)
+    (tmp_path / "m.engine").write_bytes(b"a plan")
+    text = (tmp_path / "m.engine.json").read_text()
+    (tmp_path / "m.engine.json").write_text(text.replace("{", '{"more": ' + "[" * 200_000 + "]" * 200_000 + ",", 1))
+    with pytest.raises(ModelError, match=r"m\.engine\.json cannot be read"):
         facts_from_file(tmp_path / "m.engine")
 
 

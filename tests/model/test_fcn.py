@@ -213,3 +213,12 @@ def test_an_unknown_model_gets_the_nearest_offered(name: str, offer: str) -> Non
 def test_bad_values_are_refused(num_classes: int, options: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make_model("fcn8s-edge-n", num_classes, **options)
+
+
+def test_counting_multiply_adds_computes_no_pixels() -> None:
+    """A contract may say 8192x8192: that took a minute and gigabytes, and now it is only shapes."""
+    model = make_model("fcn8s-edge-n", 3).train()
+    small, large = count_gmacs(model, (512, 512)), count_gmacs(model, (8192, 8192))
+    assert large == pytest.approx(256 * small)
+    assert model.training
+    assert {value.device.type for value in model.parameters()} == {"cpu"}

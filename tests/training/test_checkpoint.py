@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,3 +184,12 @@ def test_a_contract_of_an_unknown_model_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "a.pt", contract=dataclasses.replace(CONTRACT, model="fcn8s-nothing"))
     with pytest.raises(ModelError, match="do not fit model 'fcn8s-nothing'"):
         model_from_checkpoint(tmp_path / "a.pt")
+
+
+def test_compressed_data_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelError, match=r"b\.pt holds compressed data, which torch\.save does not write; give a"):
+        load_checkpoint(tmp_path / "b.pt")
