@@ -16,7 +16,9 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stream``."""
     parser.add_argument("model", metavar="MODEL", help=".onnx, .pt, .engine, or the name of a shipped model")
     parser.add_argument(
-        "source", metavar="SOURCE", help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, synthetic://street"
+        "source",
+        metavar="SOURCE",
+        help="0, csi://0, rtsp://..., FILE.mp4, a folder, a glob, synthetic://street, env:NAME (a variable)",
     )
     parser.add_argument(
         "sinks",

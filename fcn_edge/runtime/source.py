@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import glob
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -105,7 +106,8 @@ def open_source(
     Args:
         spec: a video file, a folder of images or a glob (in natural order of their names), one image, a camera (``0``,
             ``/dev/video0``, ``csi://0``, ``rtsp://...``), or
-            ``synthetic://street[?seed=0&size=360x480&fps=30&frames=300&live=1]``, endless unless ``frames`` is given.
+            ``synthetic://street[?seed=0&size=360x480&fps=30&frames=300&live=1]``, endless unless ``frames`` is given;
+            ``env:NAME`` stands for what that environment variable holds, such as an address with a password.
         fps: rate to play at, in place of the source's own (a video file) or of 15 (images); of a camera on this
             machine the rate to ask it for.
         max_reconnects: tries in a row to open a camera again that was lost; None: as many as it takes.
@@ -127,7 +129,7 @@ def open_source(
         raise UsageError(f"a source cannot play at {fps} frames a second; give more than 0 and at most 1000")
     if rotate not in (0, *ROTATIONS):
         raise UsageError(f"frames cannot be turned by {rotate} degrees; give one of {', '.join(map(str, ROTATIONS))}")
-    text = str(spec)
+    text = _from_environment(str(spec))
     if re.fullmatch(_OWN_CAMERA, text):
         from .source_video import open_camera
 
@@ -146,6 +148,17 @@ def open_source(
     if rotate:
         source.rotate(rotate)
     return source
+
+
+def _from_environment(text: str) -> str:
+    """The source, or the one that an environment variable names: a command line is seen by all users of a machine."""
+    if not text.startswith("env:"):
+        return text
+    name = text.removeprefix("env:")
+    value = os.environ.get(name)
+    if not value:
+        raise SourceError(f"the environment variable '{name}' is not set or empty; expected {_EXPECTED} in it")
+    return value
 
 
 def _open(text: str, fps: float | None, max_reconnects: int | None, skip_unreadable: bool) -> Source:

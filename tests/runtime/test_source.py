@@ -325,6 +325,20 @@ def test_passwords_are_taken_out(text, kept, gone):
     assert gone not in redact(text)
 
 
+def test_an_address_may_stand_in_the_environment(monkeypatch):
+    monkeypatch.setenv("CAMERA", "synthetic://street?size=32x48&frames=2")
+    with open_source("env:CAMERA") as source:
+        assert source.size_hw == (32, 48)
+    monkeypatch.setenv("CAMERA", "rtsp://admin:s3cret@127.0.0.1:9/live")
+    with pytest.raises(SourceError, match=r"rtsp://\*\*\*@127\.0\.0\.1:9/live") as caught:
+        open_source("env:CAMERA")
+    assert "s3cret" not in str(caught.value)
+    for value in (None, ""):
+        monkeypatch.delenv("CAMERA") if value is None else monkeypatch.setenv("CAMERA", value)
+        with pytest.raises(SourceError, match="'CAMERA' is not set or empty"):
+            open_source("env:CAMERA")
+
+
 def test_passwords_do_not_reach_a_message():
     with pytest.raises(SourceError) as caught:
         open_camera("rtsp://admin:s3cret@127.0.0.1:9/live")
