@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
@@ -17,3 +18,9 @@ def test_it_tells_how_many_images_are_read(capsys: pytest.CaptureFixture[str], m
             show_read(done, 8)
         said.append(re.findall(r"reading 3/8|starting", capsys.readouterr().err)[-1])
     assert said == ["reading 3/8", "starting"]
+
+
+def test_what_is_logged_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_progress():
+        logging.getLogger("fcn_edge.training").warning("no split in %s", "a\x1b]0;title\x07b")
+    assert r"a\x1b]0;title\x07b" in capsys.readouterr().err
