@@ -66,14 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = DiscreetParser(prog="fcn-edge", description="Semantic segmentation on edge devices.")
     parser.add_argument("--version", action="version", version=f"fcn-edge {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    _add_doctor(commands)
-    _add_demo(commands)
-    _add_train(commands)
-    _add_eval(commands)
-    _add_export(commands)
-    _add_build(commands)
-    _add_stream(commands)
-    _add_bench(commands)
+    for add in (_add_doctor, _add_demo, _add_train, _add_eval, _add_export, _add_build, _add_stream, _add_bench):
+        add(commands)
     _add_inspect(commands)
     return parser
 

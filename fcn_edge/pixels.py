@@ -47,9 +47,7 @@ def require_cv2() -> types.ModuleType:
         MissingError: if it is not installed, lacks a library of the system's, as in a container without a desktop, or
             was compiled for NumPy 1, as the systems' own are, and another one is installed.
     """
-    os.environ.setdefault(
-        _LIMIT, str(MAX_PIXELS)
-    )  # OpenCV reads it while it is imported, and its own is ten times that
+    os.environ.setdefault(_LIMIT, str(MAX_PIXELS))  # read while OpenCV is imported, whose own is ten times that
     try:
         import cv2
     except ImportError as exc:

@@ -1,8 +1,9 @@
 """Who is answered by the page: not the pages of other sites in a viewer's browser; knows nothing about what is served.
 
 Without a password a page is safe only from those who cannot reach it, and a browser in its network runs the pages of
-strangers. These reach it under a name of their own that is made to lead to this machine (DNS rebinding), or embed what
-is here in theirs.
+strangers. These reach it under a name of their own that is made to lead to this machine (DNS rebinding), or ask for it
+from theirs. Pictures alone may stand in another site's page, as in a dashboard's: a browser shows them and lets that
+site read none of them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import re
 import socket
 from typing import Any
 
-_HEADERS = [
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-]
+_PICTURES = "/stream.mjpg"
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY")]
+_POLICY = b"cross-origin-resource-policy"
 _WRONG_NAME = (
     "This page does not answer to that name, which could be another site's: open it by this machine's address or host "
     "name or as localhost, serve it as --serve NAME:PORT, or let the proxy in front pass the upstream's Host.\n"
 )
-_CROSS_SITE = "The pictures and numbers here are for this page alone and not for those of other sites: open / itself.\n"
+_CROSS_SITE = (
+    "What is here is for this page alone, not for those of other sites; they may show /stream.mjpg as <img>.\n"
+)
 
 
 class Guard:
@@ -43,13 +44,14 @@ class Guard:
 
         async def send_guarded(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+                policy = (_POLICY, b"cross-origin" if scope["path"] == _PICTURES else b"same-origin")
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS, policy]}
             await send(message)
 
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self._is_own(headers.get(b"host")):
             await _refuse(send_guarded, 400, _WRONG_NAME)
-        elif headers.get(b"sec-fetch-site") == "cross-site" and not _is_opened(scope["path"], headers):
+        elif headers.get(b"sec-fetch-site") == "cross-site" and not _is_for_all(scope["path"], headers):
             await _refuse(send_guarded, 403, _CROSS_SITE)
         else:
             await self._app(scope, receive, send_guarded)
@@ -73,10 +75,10 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_opened(path: str, headers: dict[bytes, str]) -> bool:
-    """Whether somebody follows a link to the page, in a window and not in a frame."""
-    is_top = headers.get(b"sec-fetch-mode") == "navigate" and headers.get(b"sec-fetch-dest") == "document"
-    return path == "/" and is_top
+def _is_for_all(path: str, headers: dict[bytes, str]) -> bool:
+    """Whether somebody follows a link to the page, in a window and not in a frame, or shows its pictures in another."""
+    how = headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")
+    return (path, *how) in (("/", "navigate", "document"), (_PICTURES, "no-cors", "image"))
 
 
 async def _refuse(send: Any, code: int, sentence: str) -> None:

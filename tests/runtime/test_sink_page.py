@@ -401,13 +401,26 @@ def test_the_name_that_is_served_on_is_answered():
     assert not guard._is_own("other.example")
 
 
-def test_other_sites_embed_nothing_and_link_to_the_page(page, address):
+def test_other_sites_link_to_the_page_and_show_its_pictures_but_read_nothing(page, address):
     embedded = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"}
     framed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
     opened = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     own = {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors", "Sec_Fetch_Dest": "empty"}
-    assert asked(address, "/stream.mjpg", **embedded)[0] == 403
+    fetched = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "cors", "Sec_Fetch_Dest": "empty"}
+    assert asked(address, "/stream.mjpg", **fetched)[0] == 403
+    assert asked(address, "/stream.mjpg", **framed)[0] == 403
+    assert asked(address, "/status.json", **embedded)[0] == 403
     assert asked(address, "/", **framed)[0] == 403
+    with urllib.request.urlopen(
+        urllib.request.Request(
+            f"http://{address}/stream.mjpg",
+            headers={name.replace("_", "-"): value for name, value in embedded.items()},
+        ),
+        timeout=10,
+    ) as answer:
+        assert answer.status == 200
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+        assert "Access-Control-Allow-Origin" not in answer.headers
     assert asked(address, "/", **opened)[0] == 200
     assert asked(address, "/status.json", **opened)[0] == 403
     assert asked(address, "/status.json", **own)[0] == 200
