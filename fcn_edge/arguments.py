@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from .errors import UsageError
+from .redact import shown
 from .size_text import size_from_text
 
 
@@ -21,8 +22,6 @@ class DiscreetParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """As argparse's."""
-        from .runtime.redact import shown
-
         super().error(shown(message))
 
 

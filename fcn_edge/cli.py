@@ -20,6 +20,7 @@ from .arguments import CommandParser, DiscreetParser, add_options, names, place,
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
 from .errors import FcnEdgeError, SourceError
 from .extras import needs
+from .redact import shown
 from .shipped import model_file
 from .stream_command import add_stream_arguments, stream_from_arguments
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
@@ -297,8 +298,6 @@ def _stream(args: argparse.Namespace) -> int:
 
 def _note(text: str) -> None:
     """Print on stderr; if its reader (EPIPE) or terminal (EIO) is gone, what is recorded still has to be finished."""
-    from .runtime.redact import shown
-
     if sys.stderr is None:  # print would take stdout instead
         return
     try:

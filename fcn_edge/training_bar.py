@@ -7,8 +7,17 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from .redact import shown
+
 if TYPE_CHECKING:
     from .training.loop import Progress as TrainingProgress
+
+
+class _Shown(logging.Formatter):
+    """Of messages that name folders and classes, which may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 @contextlib.contextmanager
@@ -22,17 +31,9 @@ def training_progress() -> Iterator[tuple[Callable[[TrainingProgress], None], Ca
     from rich.logging import RichHandler
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from .runtime.redact import shown
-
-    class Shown(logging.Formatter):
-        """Of messages that name folders and classes, which may hold anything."""
-
-        def format(self, record: logging.LogRecord) -> str:
-            return shown(super().format(record))
-
     console, log = Console(stderr=True), logging.getLogger("fcn_edge.training")
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
-    handler.setFormatter(Shown("%(message)s"))
+    handler.setFormatter(_Shown("%(message)s"))
     with Progress(BarColumn(), TextColumn("{task.description}"), console=console) as progress:
         task = progress.add_task("starting", total=1.0)
 

@@ -16,8 +16,8 @@ from ..contract import Contract
 from ..cores import physical_cores
 from ..errors import EngineError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
+from ..redact import redact
 from ..shipped import shipped_models
-from .redact import redact
 
 PRECISION_HINTS = ("f32", "bf16")
 MAX_THREADS = 1024

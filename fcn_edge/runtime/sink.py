@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from ..contract import Contract
 from ..errors import SinkError, UsageError
+from ..redact import redact
 from .frame import Result
 from .measure import StreamStatus
-from .redact import redact
 
 _EXPECTED = (
     "a video file (.mp4, .mov, .mkv, .avi), a folder, a file of JSON lines (.jsonl), null://, show:// or "

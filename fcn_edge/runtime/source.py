@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from ..errors import SourceError, UsageError
 from ..pixels import IMAGE_SUFFIXES, Image, turned
+from ..redact import redact
 from .frame import Frame
 from .measure import Link
-from .redact import redact
 
 ROTATIONS = (90, 180, 270)
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")

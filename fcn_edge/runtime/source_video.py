@@ -15,9 +15,9 @@ from typing import Any
 
 from ..errors import SourceError
 from ..pixels import Image, require_cv2
+from ..redact import redact
 from .frame import Frame
 from .opencv_io import has_backend, is_utf8, quiet_cv2
-from .redact import redact
 from .source import Source
 from .source_reconnecting import ReconnectingSource
 

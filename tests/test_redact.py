@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcn_edge.runtime.redact import redact, redact_sentence, shown
+from fcn_edge.redact import redact, redact_sentence, shown
 
 ADDRESSES = [
     "rtsp://user:S3CRET@h/x",
