@@ -8,7 +8,10 @@ from urllib.parse import unquote
 _SCHEME = r"[a-z][a-z0-9+.-]*://"
 _AT = r"(?:@|%40)"
 _KEYS = "pass|passwd|passphrase|password|pwd|pw|psw|pas|loginpas|token|secret|api_?key|auth"
-_SHOWN = {"channel", "subtype", "stream", "resolution", "fps", "latency", "mode", "seed", "size", "frames", "live"}
+_SHOWN = {
+    "camera", "channel", "compression", "fps", "frames", "height", "latency", "live", "mode", "profile", "quality",
+    "resolution", "seed", "size", "stream", "subtype", "width",
+}  # fmt: skip
 """Names of what cameras and synthetic://street are asked for; the value of any other may be a secret."""
 
 _QUOTED = r"['\"](?![\s.,;:)]|$)"  # a quote inside a password, not the one behind an address
