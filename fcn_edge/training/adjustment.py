@@ -28,13 +28,11 @@ def change_of_lead(before: TrainConfig, now: TrainConfig, weights: Tensor) -> Te
         now: of the other.
         weights: ENet's class weights ``[C]``.
     """
-    return lead_of(now, weights) - lead_of(before, weights)
 
+    def lead(config: TrainConfig) -> float:
+        return 1 - config.logit_adjustment if config.class_weights == "enet" else 0.0
 
-def lead_of(config: TrainConfig, weights: Tensor) -> Tensor:
-    """How far the answers of a run's network lead those of one that learned without class weights, float ``[C]``."""
-    share = 1 - config.logit_adjustment if config.class_weights == "enet" else 0.0
-    return share * weights.log()
+    return (lead(now) - lead(before)) * weights.log()
 
 
 @torch.no_grad()

@@ -32,8 +32,7 @@ def augment_batch(
     fill: tuple[float, float, float],
     rarity: Tensor | None = None,
     mix: bool = True,
-    answers: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Vary a batch.
 
     Args:
@@ -47,12 +46,9 @@ def augment_batch(
         fill: colour outside the image, BGR.
         rarity: float ``[C]``, how much a class attracts crops and is pasted; None: all alike.
         mix: whether images of the batch are mixed.
-        answers: another network's logits, float ``[N, C, h, w]`` over the whole images, which go where pixels go;
-            beyond an image's edge those of the edge hold.
 
     Returns:
-        float32 ``[N, 3, *crop_hw]`` BGR 0 to 255, int64 ``[N, *crop_hw]`` labels with -1 where nothing counts, and
-        float32 ``[N, C, *crop_hw]`` answers, None where none are given.
+        float32 ``[N, 3, *crop_hw]`` BGR 0 to 255, and int64 ``[N, *crop_hw]`` labels with -1 where nothing counts.
     """
     grid = _crop_grid(masks, crop_hw, config, generator, num_classes, rarity)
     color = torch.tensor(fill, device=images.device).view(1, 3, 1, 1)
@@ -61,11 +57,9 @@ def augment_batch(
     pixels = _vary_color(pixels, color, config, generator)
     pixels = _blur(pixels, config.blur, generator)
     pixels = _add_noise(pixels, config.noise, generator)
-    if answers is not None:  # mixed along with the pixels, as channels of theirs
-        pixels = torch.cat([pixels, F.grid_sample(answers.float(), grid, "bilinear", "border", align_corners=False)], 1)
     if mix:
         pixels, labels = mix_batch(pixels, labels, num_classes, config, generator, rarity)
-    return pixels[:, :3], labels, pixels[:, 3:] if answers is not None else None
+    return pixels, labels
 
 
 def _crop_grid(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from ..dataset import Dataset, Sample, read_labels, read_sample
 from ..pixels import Image, Labels, fit_image, restore_labels
-from .answers import Answers
 
 _READERS = 4
 _AHEAD = 3
@@ -24,19 +22,11 @@ _AHEAD = 3
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Images and masks as the data set has them.
-
-    Attributes:
-        images: uint8 ``[N, 3, H, W]`` BGR.
-        masks: uint8 ``[N, H, W]``.
-        names: of the images.
-        answers: another network's, float16 logits ``[N, C, H/4, W/4]``; None: there are none.
-    """
+    """uint8 images ``[N, 3, H, W]`` BGR and masks ``[N, H, W]`` as the data set has them, and their names."""
 
     images: Tensor
     masks: Tensor
     names: tuple[str, ...]
-    answers: Tensor | None = None
 
 
 class ImageStore:
@@ -48,7 +38,6 @@ class ImageStore:
         size_hw: (height, width) that images and masks are brought to.
         memory_gib: samples are held in memory if they need no more than this, and else read when they are asked for.
         device: where the tensors of a batch lie; samples in memory are held there.
-        answers: another network's to these images; None: there are none.
 
     Attributes:
         counts: pixels of each class, int64 ``[C]``.
@@ -62,20 +51,15 @@ class ImageStore:
         size_hw: tuple[int, int],
         memory_gib: float,
         device: torch.device,
-        answers: Answers | None = None,
     ) -> None:
         self._dataset, self._samples, self._size_hw, self._device = dataset, tuple(samples), size_hw, device
-        self._answers = answers
-        needed = 4 * math.prod(size_hw) + (2 * math.prod(answers.shape) if answers else 0)
-        self.resident = len(self._samples) * needed <= memory_gib * 2**30
+        self.resident = len(self._samples) * 4 * size_hw[0] * size_hw[1] <= memory_gib * 2**30
         self._images = self._masks = torch.empty(0)
-        self._answered: Tensor | None = None
         classes = len(dataset.class_names)
         self.counts = torch.zeros(classes, dtype=torch.int64)
         if self.resident:
-            held = self._batch(range(len(self._samples)))
-            self._images, self._masks, self._answered = held.images, held.masks, held.answers
-            masks = self._masks.cpu()
+            images, masks = self._read(range(len(self._samples)))
+            self._images, self._masks = images.to(device), masks.to(device)
             self.counts += sum(_count(mask, classes) for mask in masks)
         else:
             with ThreadPoolExecutor(_READERS) as readers:
@@ -90,21 +74,24 @@ class ImageStore:
             for numbers in order:
                 index = torch.tensor(list(numbers), device=self._device)
                 images, masks = self._images.index_select(0, index), self._masks.index_select(0, index)
-                answers = None if self._answered is None else self._answered.index_select(0, index)
-                yield RawBatch(images, masks, self._names(numbers), answers)
+                yield RawBatch(images, masks, self._names(numbers))
             return
-        waiting: deque[Future[RawBatch]] = deque()
+        waiting: deque[tuple[Sequence[int], Future[tuple[Tensor, Tensor]]]] = deque()
         with ThreadPoolExecutor(_READERS) as readers:
             try:
                 for numbers in order:
-                    waiting.append(readers.submit(self._batch, numbers))
+                    waiting.append((numbers, readers.submit(self._read, numbers)))
                     if len(waiting) > _AHEAD:
-                        yield waiting.popleft().result()
+                        yield self._take(*waiting.popleft())
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield self._take(*waiting.popleft())
             finally:
-                for future in waiting:
+                for _, future in waiting:
                     future.cancel()
+
+    def _take(self, numbers: Sequence[int], future: Future[tuple[Tensor, Tensor]]) -> RawBatch:
+        images, masks = future.result()
+        return RawBatch(images.to(self._device), masks.to(self._device), self._names(numbers))
 
     def _names(self, numbers: Sequence[int]) -> tuple[str, ...]:
         return tuple(self._samples[number].name for number in numbers)
@@ -112,8 +99,7 @@ class ImageStore:
     def _mask(self, sample: Sample) -> Tensor:
         return torch.from_numpy(restore_labels(read_labels(self._dataset, sample), self._size_hw))
 
-    def _batch(self, numbers: Sequence[int]) -> RawBatch:
-        """Samples from disk, on the device."""
+    def _read(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         height, width = self._size_hw
         images = np.empty((len(numbers), 3, height, width), np.uint8)
         masks = np.empty((len(numbers), height, width), np.uint8)
@@ -121,11 +107,7 @@ class ImageStore:
             image, mask = read_sample(self._dataset, self._samples[number])
             images[row] = fit_image(image, self._size_hw).transpose(2, 0, 1)
             masks[row] = restore_labels(mask, self._size_hw)
-        answers = None
-        if self._answers is not None:
-            answers = torch.stack([self._answers.read(self._samples[number]) for number in numbers]).to(self._device)
-        pixels, labels = torch.from_numpy(images).to(self._device), torch.from_numpy(masks).to(self._device)
-        return RawBatch(pixels, labels, self._names(numbers), answers)
+        return torch.from_numpy(images), torch.from_numpy(masks)
 
 
 class EvaluationStore:

@@ -164,9 +164,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         loss_every: the loss is taken on every n-th pixel of each direction, from a random one on: 1, 2 or 4.
         teacher: checkpoint (.pt) of another network with the same classes, whose answers are learned too; of several
             the mean; empty: none.
-        answers: folder with another network's answers to the training images, which are learned too, as one more
-            teacher's: NAME.npy for each image NAME, float16 or float32 [C, h, w], logits of the classes in their order,
-            of a network that learned without class weights; empty: none.
         label_weight: weight of the losses that compare with the labels; 0: only the teacher's answers are learned.
         distill: weight of the loss that compares with the teacher's answers.
         distill_temperature: by which both are divided for that comparison; the higher, the more unlikely classes count.
@@ -222,7 +219,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     aux: float = 0.4
     loss_every: int = 2
     teacher: tuple[str, ...] = ()
-    answers: str = ""
     label_weight: float = 1.0
     distill: float = 1.0
     distill_temperature: float = 2.0
@@ -263,11 +259,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError("qat fine-tunes every layer, so freeze_to does not go with it: leave one of them out")
         if self.hint and not self.teacher:
             raise UsageError(f"hint is {self.hint:g} but there is no teacher to compare features with: give --teacher")
-        taught = (self.teacher and (self.distill or self.hint)) or (self.answers and self.distill)
-        if not self.label_weight and not taught:
+        if not self.label_weight and not (self.teacher and (self.distill or self.hint)):
             raise UsageError(
-                "label_weight is 0 and there is no teacher to learn from instead: give --teacher or --answers, and "
-                "distill or hint above 0"
+                "label_weight is 0 and there is no teacher to learn from instead: give --teacher, and distill or hint "
+                "above 0"
             )
         if self.qat and not self.init:
             raise UsageError("qat fine-tunes a trained network: give its checkpoint with --init runs/train/last.pt")

@@ -17,7 +17,6 @@ from ..dataset import Sample
 from ..errors import UsageError
 from ..model.fcn import FCN, MEAN_BGR, STD_BGR, make_model
 from ..pixels import read_image
-from .answers import Answers
 from .batches import EvaluationStore, ImageStore, fingerprint
 from .config import TrainConfig
 
@@ -36,14 +35,12 @@ class TrainData:
         val: images that are validated on; empty if the data set has none or they are trained on.
         contract: of the model to be trained.
         fingerprint: SHA-256 over the names and sizes of the training files.
-        answers_fingerprint: SHA-256 over the files of another network's answers to them; empty: there are none.
     """
 
     train: ImageStore
     val: EvaluationStore
     contract: Contract
     fingerprint: str
-    answers_fingerprint: str = ""
 
 
 def open_data(
@@ -89,16 +86,12 @@ def open_data(
         strides,
         opened.ignore_id,
     )
-    answers = Answers(Path(config.answers), contract.num_classes, size_hw) if config.answers else None
-    if answers is not None:
-        answers.check(samples)
     held_out = [sample for split in validated for sample in opened.samples(split)]
     data = TrainData(
-        ImageStore(opened, samples, size_hw, config.memory_gib, device, answers),
+        ImageStore(opened, samples, size_hw, config.memory_gib, device),
         EvaluationStore(opened, held_out, size_hw, config.memory_gib),
         contract,
         fingerprint(samples),
-        answers.fingerprint(samples) if answers is not None else "",
     )
     _warn_of_absent(data)
     if not validated and "val" not in config.splits:

@@ -15,10 +15,10 @@ from .config import TrainConfig, config_from_dict, dict_from_config, given_optio
 from .data import TrainData
 
 # Options that a resumed run may change: none of them alters what a step computes from its place in the schedule (the
-# teacher and the answers may lie elsewhere, but not be others).
+# teacher may lie elsewhere, but not be another).
 FREE_TO_CHANGE = (
-    "data", "out", "epochs", "max_minutes", "teacher", "answers", "precise_bn", "device", "threads", "memory_gib",
-    "val_every", "keep_every",
+    "data", "out", "epochs", "max_minutes", "teacher", "precise_bn", "device", "threads", "memory_gib", "val_every",
+    "keep_every",
 )  # fmt: skip
 _KEPT = "epoch-[0-9][0-9][0-9][0-9].pt"
 _FILES = ("best.pt", "last.pt", "metrics.jsonl", "curves.png", "grid.png")
@@ -120,11 +120,6 @@ def refuse_changes(config: TrainConfig, data: TrainData, saved: Checkpoint) -> N
         raise UsageError(
             f"the data in {config.data} is not what the run was started with (its files or classes differ); "
             "start a new run in another folder"
-        )
-    if saved.provenance.get("answers_sha256", "") != data.answers_fingerprint:
-        raise UsageError(
-            f"the answers ({_shown('answers', config.answers)}) are not those that the run was started with "
-            f"({_shown('answers', saved.config.answers)}); give these, or start a new run in another folder"
         )
     if saved.epoch >= config.epochs:
         raise UsageError(

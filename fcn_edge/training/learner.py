@@ -15,7 +15,7 @@ from ..contract import Contract
 from ..errors import FcnEdgeError, ModelError
 from ..model.fcn import FCN, make_model
 from ..model.weights import LoadReport, load_classifier_weights
-from .adjustment import change_of_lead, lead_of, logit_adjustment, shift_logits
+from .adjustment import change_of_lead, logit_adjustment, shift_logits
 from .augment import augment_batch
 from .batches import ImageStore, RawBatch, iter_order
 from .checkpoint import Checkpoint, take_weights
@@ -77,7 +77,6 @@ class Learner:
         self._class_weights = enet_weights(counts).to(device)
         self._weights = self._class_weights if config.class_weights == "enet" else None
         self._adjustment = logit_adjustment(config, self._weights)
-        self._lead = lead_of(config, self._class_weights)
         share = counts.double() / counts.sum().clamp(min=1)
         self._rarity = torch.where(counts > 0, share.clamp(min=1e-6).rsqrt(), 0.0).float()
 
@@ -146,7 +145,8 @@ class Learner:
         Raises:
             FcnEdgeError: if the loss is not finite; the weights are then as before the step.
         """
-        loss = self._loss(*self._augment(raw, fraction, self.generator))
+        images, labels = self._augment(raw, fraction, self.generator)
+        loss = self._loss(images, labels)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FcnEdgeError(
@@ -221,11 +221,9 @@ class Learner:
             raise ModelError(f"the run cannot be resumed: its state does not fit the model ({reason})") from exc
         self.steps = checkpoint.step
 
-    def _augment(
-        self, raw: RawBatch, fraction: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _augment(self, raw: RawBatch, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         augment, crop_hw = self.config.augment, self.config.crop or self.contract.size_hw
-        images, labels, answers = augment_batch(
+        images, labels = augment_batch(
             raw.images,
             raw.masks,
             crop_hw,
@@ -236,13 +234,10 @@ class Learner:
             fill=self.contract.mean,
             rarity=self._rarity,
             mix=fraction < 1 - augment.settle,
-            answers=raw.answers,
         )
-        if answers is not None:
-            answers = answers + self._lead.view(-1, 1, 1)
-        return images.contiguous(memory_format=torch.channels_last), labels, answers
+        return images.contiguous(memory_format=torch.channels_last), labels
 
-    def _loss(self, images: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Features in half precision where that is faster; scores, head and loss in float32."""
         config, own = self.config, self._features(self.model, images)
         teachers = self.teacher.models if self.teacher and (config.distill or config.hint) else ()
@@ -262,7 +257,6 @@ class Learner:
             every=config.loss_every,
             generator=self.generator,
             teachers=[(maps, each.kernels) for maps, each in zip(scores, teachers, strict=True)],
-            answers=answers,
             distill=config.distill,
             temperature=config.distill_temperature,
         )

@@ -186,7 +186,7 @@ def _train(
             raise UsageError(f"{config.init} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
         report = learner.start_from_classifier(start)
         log.info("took %d tensors from %s; %d start afresh", len(report.loaded), config.init, len(report.missing))
-    sources = _sources(start, saved, learner, data)
+    sources = _sources(start, saved, learner)
     if saved is None:
         prepare_folder(out)
     clock = _Clock(config, data, spent)
@@ -289,13 +289,11 @@ def _train_epoch(
     }
 
 
-def _sources(start: Path | None, saved: Checkpoint | None, learner: Learner, data: TrainData) -> dict[str, str]:
+def _sources(start: Path | None, saved: Checkpoint | None, learner: Learner) -> dict[str, str]:
     """What a checkpoint tells of the files that the run learns from besides the data."""
     before = saved.provenance.get("init_sha256", "") if saved else ""
     digest = hashlib.sha256(start.read_bytes()).hexdigest() if start else before
-    digests = {"init_sha256": digest, "answers_sha256": data.answers_fingerprint}
-    taught = learner.teacher.provenance if learner.teacher else {}
-    return {name: value for name, value in digests.items() if value} | taught
+    return ({"init_sha256": digest} if digest else {}) | (learner.teacher.provenance if learner.teacher else {})
 
 
 def _checkpoint(

@@ -34,7 +34,6 @@ def segmentation_loss(
     every: int = 1,
     generator: torch.Generator | None = None,
     teachers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]] = (),
-    answers: Tensor | None = None,
     distill: float = 1.0,
     temperature: float = 1.0,
 ) -> Tensor:
@@ -59,7 +58,6 @@ def segmentation_loss(
         every: n; half the finest stride at most is taken, the teachers' finest strides included.
         generator: draws the grids' origins; None: they lie at the top left.
         teachers: of each other network its scores of the same images and its kernels, both coarse to fine.
-        answers: logits ``[N, C, H, W]`` of one more network; None: none.
         distill: weight of the :func:`distillation_loss` on the pixels of the main loss.
         temperature: of that loss.
 
@@ -89,11 +87,9 @@ def segmentation_loss(
             step = min(_AUX_EVERY, stride // 2)
             value = value + aux * criterion(*_on_grid(maps, kernel, labels, step, _draw_origin(step, generator)))
         value = label_weight * value
-    if distill and (teachers or answers is not None):
-        taught = [_on_grid(_running_sums(*other)[-1], other[1][-1], labels, every, origin)[0] for other in teachers]
-        if answers is not None:
-            taught.append(answers[..., origin[0] :: every, origin[1] :: every])
-        value = value + distill * distillation_loss(logits, taught, temperature)
+    if teachers and distill:
+        answers = [_on_grid(_running_sums(*other)[-1], other[1][-1], labels, every, origin)[0] for other in teachers]
+        value = value + distill * distillation_loss(logits, answers, temperature)
     return value
 
 

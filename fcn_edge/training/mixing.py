@@ -28,7 +28,7 @@ def mix_batch(
     """CutMix or ClassMix, then copy-paste from what that has made, each with its probability; one image stays as it is.
 
     Args:
-        images: float ``[N, D, H, W]``, of any number of channels.
+        images: float ``[N, 3, H, W]``.
         labels: int64 ``[N, H, W]``, -1 where nothing counts.
         num_classes: number of classes C.
         config: the probabilities.
@@ -61,7 +61,7 @@ def class_mix(
     """Paste half of the classes of the previous image of the batch on each image that is drawn.
 
     Args:
-        images: float ``[N, D, H, W]``, of any number of channels.
+        images: float ``[N, 3, H, W]``.
         labels: int64 ``[N, H, W]``; ignored pixels are never pasted.
         num_classes: number of classes.
         probability: with which an image is pasted on.
@@ -96,7 +96,7 @@ def cut_mix(
     any place; its ignored pixels are pasted too.
 
     Args:
-        images: float ``[N, D, H, W]``, of any number of channels.
+        images: float ``[N, 3, H, W]``.
         labels: int64 ``[N, H, W]``.
         probability: with which an image is pasted on.
         generator: a CPU generator.
@@ -134,7 +134,7 @@ def paste_class(
     """Paste the pixels of one class of the previous image of the batch on each image that is drawn.
 
     Args:
-        images: float ``[N, D, H, W]``, of any number of channels.
+        images: float ``[N, 3, H, W]``.
         labels: int64 ``[N, H, W]``; ignored pixels are never pasted.
         num_classes: number of classes C.
         probability: with which an image is pasted on.
