@@ -12,6 +12,7 @@ import msgspec
 
 from ..contract import METADATA_KEY, Contract, dict_from_contract
 from ..errors import MissingError, ModelError, UsageError
+from ..redact import unicode_text
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -50,8 +51,7 @@ def facts_from_file(path: str | Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as exc:
         raise ModelError(f"model file {path} cannot be read: {exc.strerror or exc}") from exc
-    name = str(path).encode(errors="replace").decode()  # a file's name may be no UTF-8
-    common = {"file": name, "kind": path.suffix.removeprefix("."), "bytes": len(data)}
+    common = {"file": unicode_text(str(path)), "kind": path.suffix.removeprefix("."), "bytes": len(data)}
     return {**common, "sha256": hashlib.sha256(data).hexdigest(), **reader(path)}
 
 

@@ -54,10 +54,10 @@ def add_options(group: Any, options: type[msgspec.Struct], table: str = "") -> N
         if typing.get_origin(kind) is None and issubclass(kind, msgspec.Struct):
             continue
         text = _plain(docs[field.name]).rstrip(".").replace("%", "%%")
-        shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         settings: dict[str, Any] = {"dest": table + field.name, "default": None, "help": text}
-        if shown not in (None, ""):
-            settings["help"] += f" ({shown})"
+        if default not in (None, ""):
+            settings["help"] += f" ({default})"
         if typing.get_origin(kind) is typing.Literal:
             settings["choices"] = typing.get_args(kind)
         elif kind is bool:

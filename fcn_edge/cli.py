@@ -67,9 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = DiscreetParser(prog="fcn-edge", description="Semantic segmentation on edge devices.")
     parser.add_argument("--version", action="version", version=f"fcn-edge {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for add in (_add_doctor, _add_demo, _add_train, _add_eval, _add_export, _add_build, _add_stream, _add_bench):
+    for add in (
+        _add_doctor, _add_demo, _add_train, _add_eval, _add_export, _add_build, _add_stream, _add_bench, _add_inspect,
+    ):  # fmt: skip
         add(commands)
-    _add_inspect(commands)
     return parser
 
 

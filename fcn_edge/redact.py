@@ -49,6 +49,11 @@ def shown(text: str) -> str:
     )
 
 
+def unicode_text(name: str) -> str:
+    """The name of a file as text that can be written: one that is no UTF-8 gets question marks for its odd bytes."""
+    return name.encode(errors="replace").decode()
+
+
 def _address_in_sentence(text: str) -> str:
     """An address without the punctuation that a sentence puts behind it."""
     end = len(text.rstrip(".,;:!?)]"))

@@ -13,6 +13,7 @@ import msgspec
 from ..contract import Contract
 from ..errors import SinkError, UsageError
 from ..metrics import class_shares
+from ..redact import unicode_text
 from .frame import Result
 from .sink import Sink
 
@@ -56,7 +57,7 @@ class LinesSink(Sink):
         age_ns = time.monotonic_ns() - result.frame.captured_ns
         line = {
             "frame": result.frame.index,
-            "name": result.frame.name.encode(errors="replace").decode(),  # a file's name may be no UTF-8
+            "name": unicode_text(result.frame.name),
             "time": result.frame.captured_utc().isoformat(timespec="milliseconds"),
             "age_ms": round(age_ns / 1e6, 3),
             "dropped": result.dropped,

@@ -17,6 +17,7 @@ from ..contract import Contract
 from ..errors import MissingError, UsageError
 from ..metrics import class_shares
 from ..pixels import require_cv2
+from ..redact import unicode_text
 from .frame import Result
 from .measure import StreamStatus
 from .sink import Sink
@@ -162,7 +163,7 @@ class PageSink(Sink):
 
 def _status_fields(status: StreamStatus) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(status)
-    fields["source"] = status.source.encode(errors="replace").decode()  # a file's name may be no UTF-8
+    fields["source"] = unicode_text(status.source)
     return fields
 
 
