@@ -17,6 +17,7 @@ from ..errors import ModelError
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _NAMES = {"float": "fp32", "half": "fp16", "int8": "int8", "bf16": "bf16", "fp32": "fp32", "fp16": "fp16", "fp8": "fp8"}
 _WORDS = re.compile(r"\b(int8|float|half|bf16|fp32|fp16|fp8)\b", re.I)
+_NUMBER = re.compile(r"_myl\d+_\d+$")  # of a layer that TensorRT-RTX has compiled
 _LEAST_KEPT = 0.9  # of the share that the file gives to a type: in an engine some layers are fused beyond recognition
 
 
@@ -46,21 +47,26 @@ def types_in_engine(information: str, names: Mapping[str, str]) -> dict[str, str
         information: what ``IEngineInspector.get_engine_information`` gives as JSON at verbosity DETAILED: fused layers
             name the ONNX layers that went into them in ``Metadata`` (TensorRT 10) or ``Name``. A layer that several of
             ``names`` went into and that tells no weights of its own, such as the one that TensorRT-RTX makes of a whole
-            network, tells nothing of them: its inputs and outputs are not theirs.
+            network without a GPU, tells nothing of them: its inputs and outputs are not theirs. Of several layers that
+            one of ``names`` went into the one named after it counts: on a GPU, TensorRT-RTX puts the rounding before a
+            convolution and the scales after it into layers of their own.
         names: the layers to look for.
     """
     told = json.loads(information, strict=False)  # some versions leave control characters in names as they are
     mentions = {name: re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])") for name in names}
     found: dict[str, str] = {}
+    named: dict[str, str] = {}
     for layer in told.get("Layers", []):
         if not isinstance(layer, dict) or not _computes(layer):
             continue
-        text = f"{layer.get('Metadata', '')} + {layer.get('Name', '')}"
+        own = _NUMBER.sub("", str(layer.get("Name", "")))
+        text = f"{layer.get('Metadata', '')} + {own}"
         inside = [name for name, mention in mentions.items() if mention.search(text)]
         kind = _engine_type(layer) if len(inside) == 1 or isinstance(layer.get("Weights"), dict) else ""
         if kind:
             found |= {name: kind for name in inside if name not in found}
-    return found
+            named |= {own: kind} if own in names else {}
+    return found | named
 
 
 def check_types(asked: str, expected: Mapping[str, str], found: Mapping[str, str], what: str, exact: bool) -> None:

@@ -147,8 +147,9 @@ class EngineBuilder:
         trt = self._trt
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
-        # Only with it TensorRT-RTX allocates nothing while it runs, which the capture of a CUDA graph forbids.
-        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # Only with it TensorRT-RTX allocates nothing while it runs, which the capture of a CUDA graph forbids; its
+        # context then takes memory that the program gives it.
+        if self._is_rtx and hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if self._is_rtx and self.gpu:
             config.num_compute_capabilities = 1

@@ -24,7 +24,16 @@ from .cuda_graph import WARM_UPS, Capture, Graph, Replayed, open_cudart
 from .engine import Engine
 from .engine_lock import EngineLock
 from .gpu import Gpu, Stream, is_out_of_memory
-from .tensorrt_library import find_plugin, library_of, load_plugin, log_of, open_runtime, require_tensorrt, unfit_gpu
+from .tensorrt_library import (
+    RTX,
+    find_plugin,
+    library_of,
+    load_plugin,
+    log_of,
+    open_runtime,
+    require_tensorrt,
+    unfit_gpu,
+)
 
 IN_FLIGHT = 2
 """Frames that may be on their way at once: the CPU prepares one while the GPU computes the other."""
@@ -209,12 +218,26 @@ class _Run:
         self._trt = network.trt
         owned.callback(self.free)
         log_of(self._trt).messages.clear()
-        self._context: Any = network.engine.create_execution_context()
+        self._context: Any = self._create(gpu, network.engine, owned)
         bindings = network.bindings
         if self._context is None or (
             bindings.is_dynamic and not self._context.set_input_shape(IMAGE, bindings.image_shape)
         ):
             raise gpu.failure("preparing the network", said_of(self._trt))
+
+    def _create(self, gpu: Gpu, engine: Any, owned: contextlib.ExitStack) -> Any:
+        """A context, None where TensorRT refuses; one of TensorRT-RTX takes its scratch memory from this program."""
+        if self._trt.__name__ != RTX:
+            return engine.create_execution_context()
+        # Built with REQUIRE_USER_ALLOCATION, which a capture needs, they refuse every other strategy.
+        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        size = int(engine.device_memory_size_v2)
+        if context is not None and size:
+            scratch = gpu.memory(size)
+            owned.callback(scratch.free)
+            owned.callback(self.free)  # before its memory
+            context.set_device_memory(scratch.address, size)
+        return context
 
     def enqueue(self, image: int, labels: int, stream: Stream) -> None:
         """Put one run on a stream, from and to addresses on the GPU.

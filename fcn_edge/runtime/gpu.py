@@ -146,6 +146,10 @@ class Gpu:
         """Memory for uint8 ``shape`` that both CPU and GPU reach."""
         return Buffer(self._driver, shape, is_mapped=self.is_integrated)
 
+    def memory(self, size: int) -> Memory:
+        """``size`` bytes, at least one, that only the GPU reaches."""
+        return Memory(self._driver, size)
+
     def used_mib(self) -> float:
         """Memory of the whole GPU that is in use, by this process and all others, MiB."""
         free, total = self._driver.mem_get_info()
@@ -200,6 +204,20 @@ class Event:
     def free(self) -> None:
         """Free it; may be called more than once."""
         self._raw = None
+
+
+class Memory:
+    """Memory of the GPU, aligned to 256 bytes; ``address`` is the GPU's."""
+
+    def __init__(self, driver: ModuleType, size: int) -> None:
+        self._raw: Any = driver.mem_alloc(size)
+        self.address = int(self._raw)
+
+    def free(self) -> None:
+        """Free it; may be called more than once."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.free()
 
 
 class Buffer:

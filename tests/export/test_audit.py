@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,15 @@ def test_a_layer_made_of_several_tells_nothing_of_them(metadata: bool) -> None:
     single = {"Name": "conv3", "LayerType": "conv", "Inputs": [{"Name": "x", "Datatype": "Half"}], "Outputs": []}
     text = json.dumps({"Layers": [whole(*list(NAMES)[:3], metadata=metadata), single]})
     assert types_in_engine(text, NAMES) == {"conv3": "fp16"}
+
+
+def test_what_tensorrt_rtx_tells_of_an_int8_engine_on_a_gpu() -> None:
+    """Its own words: the layer after a convolution that scales the sums is float, and mentions it too."""
+    recorded = Path(__file__).with_name("inspector_rtx_int8.json").read_text()
+    types = json.loads(recorded)["types"]
+    assert shares_of(types)["int8"] > 0.8
+    assert types_in_engine(recorded, types) == types
+    assert check_engine("int8", types, types_in_engine(recorded, types), "an engine")
 
 
 def test_names_with_raw_control_characters() -> None:

@@ -89,5 +89,19 @@ assert targets[1] == [trt.ComputeCapability.SM75], targets
 """
 
 
+CONTEXT = """
+import tensorrt_rtx as trt
+
+assert trt.ExecutionContextAllocationStrategy.USER_MANAGED
+for owner, name in (("ICudaEngine", "device_memory_size_v2"), ("IExecutionContext", "set_device_memory")):
+    assert hasattr(getattr(trt, owner), name), name
+"""
+
+
+def test_what_a_context_needs_is_there(tensorrt_rtx_site: Path) -> None:
+    """No context is made without a GPU; on one, TensorRT-RTX refused an engine that can be captured any other way."""
+    run(tensorrt_rtx_site, "-c", CONTEXT)
+
+
 def test_engines_that_can_be_captured_and_one_for_turing(tensorrt_rtx_site: Path, trained: Path) -> None:
     run(tensorrt_rtx_site, "-c", TURING, str(trained / "model.onnx"))

@@ -18,8 +18,10 @@ from fcn_edge.errors import EngineError
 from fcn_edge.runtime import engine_tensorrt
 from fcn_edge.runtime.engine_tensorrt import IN_FLIGHT, TensorRtEngine
 from fcn_edge.runtime.sidecar import Library, Options, Precision, Sidecar
+from fcn_edge.runtime.tensorrt_library import RTX
 
 Open = Callable[..., TensorRtEngine]
+SCRATCH = 1 << 16
 
 
 class Context:
@@ -52,6 +54,19 @@ class AskedContext(Context):
         return self.answer
 
 
+class RtxContext(AskedContext):
+    """One that got no memory of its own when it was made."""
+
+    memory: tuple[int, int] | None = None
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.memory = (address, size)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.memory
+        return super().execute_async_v3(stream)
+
+
 class NoGraph:
     """Captured work that does nothing."""
 
@@ -79,11 +94,14 @@ def open_fake(contract, contexts, context_type, fake_driver, monkeypatch) -> Ope
     height, width = contract.size_hw
     tensors = {"image": ("UINT8", (1, height, width, 3), "INPUT"), "labels": ("INT8", (1, height, width), "OUTPUT")}
 
-    def create_execution_context() -> Context:
+    def create_execution_context(strategy: str = "STATIC") -> Context | None:
+        if (trt.__name__ == RTX) != (strategy == "USER_MANAGED"):
+            return None  # as TensorRT-RTX 1.7.1 does on a GPU
         contexts.append(context_type[0]())
         return contexts[-1]
 
     plan = SimpleNamespace(
+        device_memory_size_v2=SCRATCH,
         num_io_tensors=2,
         get_tensor_name=list(tensors).__getitem__,
         get_tensor_dtype=lambda name: SimpleNamespace(name=tensors[name][0]),
@@ -93,6 +111,9 @@ def open_fake(contract, contexts, context_type, fake_driver, monkeypatch) -> Ope
     )
     trt = ModuleType("tensorrt")
     trt.__dict__.update(ILogger=object, TensorIOMode=SimpleNamespace(INPUT="INPUT"))
+    trt.__dict__["ExecutionContextAllocationStrategy"] = SimpleNamespace(USER_MANAGED="USER_MANAGED")
+    if context_type[0] is RtxContext:
+        trt.__name__ = RTX
     described = Sidecar(
         contract=contract,
         precision=Precision(asked="fp32", found={}, audited="engine"),
@@ -119,6 +140,36 @@ def test_each_slot_has_a_context_of_its_own(open_fake: Open, contexts: list[Cont
     assert len(contexts) == IN_FLIGHT
     assert all(len(context.addresses) == 2 for context in contexts)
     assert len(set.union(*(context.addresses for context in contexts))) == 2 * IN_FLIGHT
+
+
+@pytest.fixture
+def memory(fake_driver) -> dict[int, int]:
+    """Sizes of the GPU's memory that is taken, by address."""
+    taken: dict[int, int] = {}
+
+    class Allocation(int):
+        def free(self) -> None:
+            del taken[self]
+
+    def mem_alloc(size: int) -> Allocation:
+        address = Allocation((len(taken) + 1) << 20)
+        assert address not in taken
+        taken[address] = size
+        return address
+
+    fake_driver.mem_alloc = mem_alloc
+    return taken
+
+
+def test_tensorrt_rtx_gets_its_scratch_memory(context_type, memory, request, contexts) -> None:
+    """An engine that a graph can be captured from asks for it: TensorRT-RTX 1.7.1 made no context without."""
+    context_type[0] = RtxContext
+    with request.getfixturevalue("open_fake")() as engine:
+        assert engine.infer(np.zeros((*engine.contract.size_hw, 3), np.uint8)).size
+        given = [context.memory for context in contexts]
+        assert len(set(given)) == len(given) == IN_FLIGHT
+        assert all(memory[address] == size == SCRATCH for address, size in given)
+    assert memory == {}
 
 
 @pytest.mark.parametrize(("kind", "answer"), [(Context, True), (AskedContext, True), (AskedContext, False)])
