@@ -216,9 +216,9 @@ class _Run:
 
     def __init__(self, gpu: Gpu, network: _Network, owned: contextlib.ExitStack) -> None:
         self._trt = network.trt
-        owned.callback(self.free)
         log_of(self._trt).messages.clear()
         self._context: Any = self._create(gpu, network.engine, owned)
+        owned.callback(self.free)  # before the memory that it was given
         bindings = network.bindings
         if self._context is None or (
             bindings.is_dynamic and not self._context.set_input_shape(IMAGE, bindings.image_shape)
@@ -235,7 +235,6 @@ class _Run:
         if context is not None and size:
             scratch = gpu.memory(size)
             owned.callback(scratch.free)
-            owned.callback(self.free)  # before its memory
             context.set_device_memory(scratch.address, size)
         return context
 
