@@ -22,7 +22,7 @@ from ..dataset import Dataset, open_dataset
 from ..errors import DataError, FcnEdgeError, UsageError
 from ..export.facts import facts_from_file
 from ..export.gate import GateRequest, compare, open_gate
-from ..pixels import write_atomically
+from ..files import write_atomically
 from ..runtime.engine import open_engine
 from ..size_text import size_from_text
 from .accuracy import evaluate

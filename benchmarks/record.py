@@ -21,7 +21,7 @@ import msgspec
 
 from ..cores import cpu_limit
 from ..errors import UsageError
-from ..pixels import write_atomically
+from ..files import write_atomically
 from ..skip_head import native_targets
 
 PACKAGES = (

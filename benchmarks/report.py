@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ..errors import FcnEdgeError, UsageError
-from ..pixels import require_writable, write_atomically
+from ..files import require_writable, write_atomically
 from .record import write_record
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"

@@ -17,7 +17,7 @@ import msgspec
 
 from ..dataset import open_dataset
 from ..errors import FcnEdgeError, UsageError
-from ..pixels import replaced, write_atomically
+from ..files import replaced, write_atomically
 from ..runtime import open_engine
 from ..size_text import size_from_text
 from .accuracy import evaluate

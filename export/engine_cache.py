@@ -13,7 +13,7 @@ from onnx import helper
 
 from .. import __version__
 from ..errors import ModelError
-from ..pixels import write_atomically
+from ..files import write_atomically
 from ..runtime.onnx_file import load_onnx
 from ..runtime.sidecar import Gpu, Library, Options, Plugin, Sidecar, read_plan, read_sidecar, sidecar_path
 

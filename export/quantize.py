@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto
 
 from ..errors import GateError, ModelError, UsageError
-from ..pixels import replaced
+from ..files import replaced
 from .calibration import METHODS
 from .candidates import AUTO, MAX_FRAMES, Calibrated, OnProgress, best_method, calibrated, load_fp32
 from .qdq import placement

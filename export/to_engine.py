@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UsageError
-from ..pixels import write_atomically
+from ..files import write_atomically
 from ..runtime.cuda_driver import find_gpu
 from ..runtime.sidecar import Gpu, Library, Options, Plugin
 from ..runtime.tensorrt_library import (

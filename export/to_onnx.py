@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from .. import __version__
 from ..contract import MAX_SIDE, METADATA_KEY, Contract, json_from_contract
 from ..errors import ModelError, UsageError
+from ..files import replaced
 from ..model.fcn import FCN
 from ..model.folding import folded
-from ..pixels import Image, replaced
+from ..pixels import Image
 from ..training.checkpoint import model_from_checkpoint
 from ..training.qat import is_quantised, learned_steps, unquantised
 from .qdq import placement, places

@@ -6,12 +6,10 @@ labels back through :func:`restore_labels`, so that a number measured on one pat
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, MissingError, UsageError
+from .files import write_atomically
 
 if TYPE_CHECKING:
     import types
@@ -107,44 +106,6 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     if not done:
         raise UsageError(f"a picture of shape {pixels.shape} and type {pixels.dtype} cannot be written as PNG")
     write_atomically(path, data.tobytes())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it, so that a reader sees the old file or the whole new one."""
-    with replaced(path) as temporary:
-        temporary.write_bytes(data)
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, with its suffix, that takes its place on success and vanishes on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Its name is what leftovers looks for; absolute, as FFmpeg takes what stands before a colon for a scheme.
-    temporary = path.absolute().with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    # mkstemp's is its owner's alone, and who asks for the umask sets it for all threads meanwhile.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def leftovers(path: Path) -> list[Path]:
-    """Temporary files of :func:`replaced` that a killed process left beside ``path``, whose name may be a glob."""
-    return sorted(path.parent.glob(f".{path.stem}-????????{path.suffix}"))
-
-
-def require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written to or made, before minutes of work are lost on it; nothing is made.
-
-    Raises:
-        UsageError: if it, or the folder that it would be made in, takes no files.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "is read-only" if there.is_dir() else "is a file"
-        raise UsageError(f"{folder} cannot be written to, {there} {reason}; choose another place")
 
 
 def require_array(image_bgr: object) -> None:

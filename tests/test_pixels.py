@@ -1,4 +1,4 @@
-"""Reading, resizing and writing: whole files only, and nothing half-written."""
+"""Reading, resizing and writing images: whole files only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 import zlib
 from pathlib import Path
 
@@ -20,14 +19,10 @@ from fcn_edge import pixels
 from fcn_edge.errors import DataError, MissingError, UsageError
 from fcn_edge.pixels import (
     fit_image,
-    leftovers,
     read_image,
     read_mask,
-    replaced,
     require_cv2,
-    require_writable,
     restore_labels,
-    write_atomically,
     write_png,
 )  # fmt: skip
 
@@ -230,32 +225,6 @@ def test_restore_labels_invents_no_class() -> None:
     assert set(np.unique(restore_labels(labels, (5, 3)))) == {1, 7}
 
 
-def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_text("old")
-
-    def fail() -> None:
-        with replaced(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_that_takes_no_files_is_refused_and_nothing_is_made(tmp_path: Path, monkeypatch) -> None:
-    require_writable(tmp_path / "new" / "deep")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match=r"deep cannot be written to, .*file is a file"):
-        require_writable(tmp_path / "file" / "deep")
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere but on a read-only disk
-    with pytest.raises(UsageError, match=r"new cannot be written to, .* is read-only; choose another place"):
-        require_writable(tmp_path / "new")
-
-
 @pytest.mark.parametrize(("size_hw", "full_hw"), [((3, 5), (5, 9)), ((45, 61), (37, 101)), ((360, 480), (720, 960))])
 def test_labels_are_restored_at_pixel_centres(size_hw, full_hw):
     """As frames were fitted; OpenCV's plain nearest neighbour takes the corner, which is half a pixel off."""
@@ -264,47 +233,6 @@ def test_labels_are_restored_at_pixel_centres(size_hw, full_hw):
         ((np.arange(full) + 0.5) * side / full).astype(int) for side, full in zip(size_hw, full_hw, strict=True)
     )
     np.testing.assert_array_equal(restore_labels(labels, full_hw), labels[rows][:, columns])
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
-def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int, mode: int) -> None:
-    """A temporary file is its owner's alone: a web server could not read the recording that it becomes."""
-    before = os.umask(umask)
-    try:
-        write_atomically(tmp_path / "x", b"")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
-
-
-def test_files_of_other_threads_keep_their_umask(tmp_path: Path) -> None:
-    """A umask is the process's: setting it to learn it lets another thread's file be read by everyone."""
-    done = threading.Event()
-
-    def write() -> None:
-        while not done.is_set():
-            write_atomically(tmp_path / "a", b"")
-
-    before = os.umask(0o077)
-    thread = threading.Thread(target=write)
-    try:
-        thread.start()
-        modes = set()
-        for _ in range(3000):
-            (tmp_path / "b").touch()
-            modes.add((tmp_path / "b").stat().st_mode & 0o777)
-            (tmp_path / "b").unlink()
-    finally:
-        done.set()
-        thread.join()
-        os.umask(before)
-    assert modes == {0o600}
-
-
-def test_leftovers_are_what_a_killed_process_left(tmp_path: Path) -> None:
-    with replaced(tmp_path / "best.pt") as temporary:
-        assert leftovers(tmp_path / "best.pt") == leftovers(tmp_path / "*.pt") == [temporary]
-    assert not leftovers(tmp_path / "best.pt")
 
 
 def png_of(height: int, width: int) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 
 from ..contract import Contract
 from ..errors import ModelError
-from ..pixels import write_atomically
+from ..files import write_atomically
 
 VERSION = 1
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import SinkError, UsageError
-from ..pixels import Image, fit_image, replaced, require_cv2
+from ..files import replaced
+from ..pixels import Image, fit_image, require_cv2
 from .frame import Result
 from .opencv_io import has_backend, is_utf8, quiet_cv2
 from .sink import Sink

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import pixels
 from ..errors import SinkError, UsageError
+from ..files import replaced, write_atomically
 from ..pixels import Image, Labels
 from .backdrop import paint_ground, paint_sky
 from .canvas import Camera, Canvas
@@ -91,7 +92,7 @@ def write_dataset(root: Path, train: int, val: int, size_hw: tuple[int, int], se
             pixels.write_png(root / "images" / split / name, image)
             pixels.write_png(root / "masks" / split / name, labels)
     classes = {"names": CLASS_NAMES, "palette": PALETTE}
-    pixels.write_atomically(root / "classes.json", msgspec.json.format(msgspec.json.encode(classes)))
+    write_atomically(root / "classes.json", msgspec.json.format(msgspec.json.encode(classes)))
 
 
 def write_clip(path: Path, seconds: float, fps: float, size_hw: tuple[int, int], seed: int = 0) -> int:
@@ -119,7 +120,7 @@ def write_clip(path: Path, seconds: float, fps: float, size_hw: tuple[int, int],
         )
     _check(seed, seconds, size_hw)
     cv2 = pixels.require_cv2()
-    with pixels.replaced(path) as temporary:
+    with replaced(path) as temporary:
         size = (size_hw[1], size_hw[0])  # cv2 sizes are (width, height)
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         try:

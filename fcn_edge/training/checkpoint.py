@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..contract import Contract, contract_from_dict, dict_from_contract
 from ..errors import ModelError, UsageError
+from ..files import replaced
 from ..model.fcn import FCN, make_model
 from ..model.weights import UNREADABLE
-from ..pixels import replaced
 from .config import TrainConfig, config_from_dict, dict_from_config
 from .qat import is_quantised, quantised
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..errors import FcnEdgeError, UsageError
-from ..pixels import leftovers, require_writable, write_atomically
+from ..files import leftovers, require_writable, write_atomically
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, config_from_dict, dict_from_config, given_options
 from .data import TrainData

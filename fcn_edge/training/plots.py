@@ -16,7 +16,8 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from ..contract import Contract
-from ..pixels import Image, Labels, replaced
+from ..files import replaced
+from ..pixels import Image, Labels
 
 _BLUE, _GREEN, _GREY = "#2563eb", "#0f9d58", "#6b7280"
 _LEGEND_POINTS, _LEGEND_LETTERS = 8, 28  # size of the text, and how much of a name is shown
