@@ -9,8 +9,8 @@ set(FCN_EDGE_PLUGIN AUTO CACHE STRING "Build the TensorRT plugin: AUTO, ON or OF
 option(FCN_EDGE_CUDA_LIBRARY "Build the CUDA kernel alone, for its benchmark" OFF)
 set(FCN_EDGE_CUDA_ARCHITECTURES "" CACHE STRING "CUDA architectures, e.g. 87; empty: all that this nvcc knows")
 
-# 87 is Orin, 86 and 89 are GeForce 30 and 40, 120 GeForce 50, 110 Thor.
-set(fcn_edge_chips 80 86 87 89 90 100 110 120)
+# 75 is Turing, 87 is Orin, 86 and 89 are GeForce 30 and 40, 120 GeForce 50, 110 Thor.
+set(fcn_edge_chips 75 80 86 87 89 90 100 110 120)
 
 # Headers are looked for first, because that costs nothing: without them nvcc is never started.
 set(missing "")
