@@ -13,7 +13,7 @@ from . import __version__
 from .errors import MissingError
 from .pixels import require_cv2
 from .runtime.cuda_driver import cuda_version, find_gpu
-from .runtime.tensorrt_library import PACKAGES, RTX, find_plugin, require_own_name
+from .runtime.tensorrt_library import NEWER, PACKAGES, RTX, find_plugin, require_own_name, too_old
 from .skip_head import native_targets
 
 
@@ -82,11 +82,15 @@ def _opencv() -> list[Finding]:
 def _package(name: str, use: str, remedy: str) -> Finding:
     if importlib.util.find_spec(name) is None:
         return Finding(name, False, use, remedy)
+    return Finding(name, True, f"{_version(name) or 'version unknown'}, {use}")
+
+
+def _version(name: str) -> str:
+    """Of a package, without importing it; empty where nothing tells."""
     try:
-        version = importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        version = "version unknown"
-    return Finding(name, True, f"{version}, {use}")
+        return ""
 
 
 def _gpu() -> Finding:
@@ -109,6 +113,8 @@ def _plugin() -> Finding:
 
 def _tensorrt() -> Finding:
     found = _tensorrt_packages()
+    if not found and (old := [reason for name in PACKAGES if (reason := _too_old(name))]):
+        return Finding("TensorRT", False, "; ".join(old), NEWER)
     if not found:
         remedy = "on a Jetson it comes with JetPack 6.1 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
         return Finding("TensorRT", False, "GPU engines", remedy)
@@ -116,7 +122,12 @@ def _tensorrt() -> Finding:
 
 
 def _tensorrt_packages() -> list[str]:
-    return [name for name in PACKAGES if importlib.util.find_spec(name)]
+    return [name for name in PACKAGES if importlib.util.find_spec(name) and not _too_old(name)]
+
+
+def _too_old(name: str) -> str:
+    version = _version(name) if importlib.util.find_spec(name) else ""
+    return too_old(name, version) if version else ""
 
 
 def _power_mode() -> list[Finding]:

@@ -322,6 +322,35 @@ def test_doctor_calls_tensorrt_by_one_name(capsys: pytest.CaptureFixture[str], m
     assert "tensorrt_rtx" not in findings
 
 
+def installed(folder: Path, name: str, version: str) -> None:
+    """A package that only says its version; doctor imports none."""
+    for path, text in ((f"{name}/__init__.py", ""), (f"{name}-{version}.dist-info/METADATA", f"Version: {version}\n")):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text(text)
+
+
+def test_doctor_takes_the_tensorrt_that_a_build_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
+) -> None:
+    """JetPack 5 and 6.0 have TensorRT 8, which build refuses; TensorRT-RTX beside it is used."""
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(tmp_path, "tensorrt", "8.5.2.2")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+
+    def finding() -> dict[str, object]:
+        assert call("doctor", "--json") == 0
+        return next(one for one in json.loads(capsys.readouterr().out)["findings"] if one["name"] == "TensorRT")
+
+    found = finding()
+    assert not found["found"]
+    assert found["detail"].startswith("TensorRT 8.5.2.2 is too old: engines need 10.3")
+    assert "JetPack 6.1 or newer" in found["remedy"]
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
+    installed(tmp_path, "tensorrt_rtx", "1.7.1.116")
+    found = finding()
+    assert (found["found"], found["detail"]) == (True, "1.7.1.116, GPU engines (tensorrt_rtx)")
+
+
 def test_doctor_tells_that_tensorrt_rtx_cannot_take_the_fused_head(
     capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -22,6 +23,7 @@ PACKAGES = ("tensorrt", RTX)
 """Modules with TensorRT's interface, the first that works is used; the second is for GeForce and RTX desktops."""
 
 OLDEST = (10, 3)
+NEWER = "install a newer one with: pip install 'fcn-edge[gpu]', or on a Jetson flash JetPack 6.1 or newer"
 TURING = 75
 """TensorRT-RTX builds for it only where it is named, and then for it alone; all others that it takes share a plan."""
 
@@ -30,6 +32,7 @@ PLUGIN_VARIABLE = "FCN_EDGE_PLUGIN"
 PLUGIN_NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE = "SkipHead", "1", ""
 
 _RTX_FILE = "libtensorrt_rtx.so"
+_ONE_LOG = threading.Lock()
 _PACKAGE_FOLDER = Path(__file__).parents[1]
 _PLUGIN_REMEDY = (
     f"build it (cpp_plugins/README.md) and give it with --plugin FILE or {PLUGIN_VARIABLE}, or leave the fused head "
@@ -58,21 +61,25 @@ def require_tensorrt() -> ModuleType:
         except (ImportError, OSError, AttributeError, RuntimeError) as exc:
             reasons.append(f"{name} is installed but cannot be imported ({exc})")
             continue
-        if name == "tensorrt" and _numbers(version)[:2] < OLDEST:
-            reasons.append(
-                f"TensorRT {version} is too old: engines need 10.3, which comes with JetPack 6.1 (6.0 and 5 "
-                "have TensorRT 8 and cannot be used)"
-            )
+        if reason := too_old(name, version):
+            reasons.append(reason)
             continue
         return module
     if reasons:
-        raise MissingError(
-            f"{'; '.join(reasons)}; install a newer one with: pip install 'fcn-edge[gpu]', or on a Jetson flash "
-            "JetPack 6.1 or newer"
-        )
+        raise MissingError(f"{'; '.join(reasons)}; {NEWER}")
     raise MissingError(
         "TensorRT is not installed; on a Jetson it comes with JetPack 6.1 or newer, elsewhere: "
         "pip install 'fcn-edge[gpu]' (or tensorrt_rtx on a GeForce/RTX desktop); the .onnx file runs on the CPU without"
+    )
+
+
+def too_old(package: str, version: str) -> str:
+    """Why a TensorRT of this version cannot be used, empty if it can; that of TensorRT-RTX counts on its own."""
+    if package == RTX or _numbers(version)[:2] >= OLDEST:
+        return ""
+    return (
+        f"TensorRT {version} is too old: engines need 10.3, which comes with JetPack 6.1 (6.0 and 5 "
+        "have TensorRT 8 and cannot be used)"
     )
 
 
@@ -81,14 +88,18 @@ def library_of(trt: ModuleType) -> Library:
     return Library(package=trt.__name__, version=".".join(map(str, _numbers(trt.__version__)[:3])))
 
 
-@functools.cache
 def log_of(trt: ModuleType) -> Any:
     """The TensorRT logger of this process: ``messages``, a list of (severity's name, text) from warnings up.
 
     There is one for builders and runtimes alike: TensorRT keeps the first that it gets for good, so it is never freed.
     Who wants to know what an operation logged clears ``messages`` before it.
     """
+    with _ONE_LOG:  # the cache calls twice for two threads, and would free a log that TensorRT may have kept
+        return _new_log(trt)
 
+
+@functools.cache
+def _new_log(trt: ModuleType) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         """Keeps warnings and errors."""
 

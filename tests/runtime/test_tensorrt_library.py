@@ -6,6 +6,8 @@ import enum
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -216,3 +218,26 @@ def test_opening_an_engine_on_such_a_gpu_tells_so() -> None:
 
     with pytest.raises(MissingError, match=r"tensorrt_rtx 1\.7\.1 does not run on a GPU of this kind"):
         deserialized(trt, SimpleNamespace(deserialize_cuda_engine=refused), b"", Path("m.engine"), None)
+
+
+def test_two_threads_get_one_log() -> None:
+    """TensorRT keeps a pointer to the first, which must be the one that is never freed."""
+    made: list[object] = []
+    both = threading.Barrier(2)
+
+    class SlowLogger(Logger):
+        def __init__(self) -> None:
+            made.append(self)
+            threading.Event().wait(0.2)  # the other thread asks meanwhile
+
+    trt = ModuleType("tensorrt")
+    trt.__dict__.update(ILogger=SlowLogger)
+
+    def ask() -> object:
+        both.wait()
+        return log_of(trt)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [future.result() for future in [pool.submit(ask) for _ in range(2)]]
+    assert made == [first]
+    assert first is second
