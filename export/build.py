@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import FcnEdgeError, GateError, UsageError
+from ..pixels import require_cv2
+from ..runtime.engine_openvino import require_openvino
+from ..runtime.gpu import require_pycuda
 from ..runtime.tensorrt_library import find_plugin, has_tensorrt
 from ..shipped import model_file
 from .build_one import Shop, build_one
@@ -17,7 +20,7 @@ from .model_source import ModelSource
 from .sensitivity import LayerSensitivity
 from .to_engine import EngineBuilder, OnProgress
 
-CPU_GATE = "the gate runs on the typed ONNX files in the CPU engine: no GPU is here to run the engines"
+CPU_GATE = "the gate runs on the typed ONNX files in the CPU engine: to run engines takes TensorRT and a GPU, both here"
 
 
 def build(
@@ -40,14 +43,16 @@ def build(
         UsageError: if arguments contradict, or a file that no build wrote would be replaced.
         ModelError: if a model is missing or damaged, TensorRT refuses it, or an engine has another precision.
         MissingError: if something is not installed or not there: TensorRT of a usable version, the plugin, a GPU that
-            it needs, memory.
+            it needs, memory; what a gate runs on, before anything is built.
         GateError: if a precision fails the gate; its files are removed.
         KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
     """
     out = Path(out)
     builder = _open_builder(request, on_note)
-    if request.gate and (builder is None or not builder.can_run):
-        on_note(CPU_GATE)
+    if request.gate:
+        _require_gate_packages(builder)
+        if builder is None or not builder.can_run:
+            on_note(CPU_GATE)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as work:
@@ -122,6 +127,14 @@ def _open_builder(request: BuildRequest, on_note: Callable[[str], None]) -> Engi
         )
         return None
     return EngineBuilder(find_plugin(request.plugin) if request.use_plugin else None)
+
+
+def _require_gate_packages(builder: EngineBuilder | None) -> None:
+    """What the gate will need: an engine is built for minutes, and thrown away if the gate cannot run."""
+    require_cv2()
+    require_openvino("the gate compares with FP32 in the CPU engine and", "openvino")
+    if builder is not None and builder.can_run:
+        require_pycuda()
 
 
 def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def examine() -> list[Finding]:
         _gpu(),
         _tensorrt(),
         _plugin(),
-        _package("pycuda", "GPU engine", "pip install 'fcn-edge[gpu]' (needs the CUDA toolkit's headers)"),
+        _package("pycuda", "GPU engine", "pip install pycuda (needs the CUDA toolkit's headers)"),
         *_power_mode(),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,13 @@ from pathlib import Path
 import pytest
 
 from fcn_edge.extras import needs
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
 
 RESOLVES = """
 import importlib.util, json
@@ -181,6 +189,14 @@ sys.exit(main({line.format(tmp_path).split()!r}))
 def test_an_import_that_fails_in_our_own_modules_is_no_gap_of_the_machine() -> None:
     with pytest.raises(ImportError, match="nonsense"), needs("train", "train"):
         import fcn_edge.nonsense  # noqa: F401
+
+
+def test_a_machine_with_a_gpu_gets_what_the_gate_runs_on() -> None:
+    """A Jetson does not: there its own OpenCV must stay, and it may build from typed files without a gate."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {extra: {re.split(r"[<>=]", line)[0] for line in lines} for extra, lines in extras.items()}
+    assert {"openvino", "pycuda"} <= names["gpu"]
+    assert not {"openvino", "opencv-python"} & names["jetson"]
 
 
 @pytest.mark.parametrize(

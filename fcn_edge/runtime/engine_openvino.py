@@ -107,8 +107,12 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
         ) from exc
 
 
-def require_openvino() -> ModuleType:
+def require_openvino(what: str = "an .onnx model", install: str = "'fcn-edge[cpu]'") -> ModuleType:
     """OpenVINO, imported without its telemetry: it would otherwise report each import over the network.
+
+    Args:
+        what: needs it, for the message.
+        install: what pip installs it by, for the message; on a Jetson it must not bring an OpenCV.
 
     Raises:
         MissingError: if it is not installed.
@@ -121,8 +125,7 @@ def require_openvino() -> ModuleType:
         openvino = importlib.import_module("openvino")
     except ImportError as exc:
         raise MissingError(
-            f"an .onnx model needs OpenVINO, which cannot be imported ({exc}); install it with: "
-            "pip install 'fcn-edge[cpu]'"
+            f"{what} needs OpenVINO, which cannot be imported ({exc}); install it with: pip install {install}"
         ) from exc
     finally:
         if muted:

@@ -38,7 +38,7 @@ def require_pycuda() -> ModuleType:
     except ImportError as exc:
         raise MissingError(
             f"an .engine model needs PyCUDA, which cannot be imported ({str(exc).splitlines()[0]}); install it with: "
-            "pip install 'fcn-edge[gpu]', which needs the CUDA toolkit's headers and nvcc on the PATH"
+            "pip install pycuda, which needs the CUDA toolkit's headers and nvcc on the PATH"
         ) from exc
 
 

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from onnx import TensorProto
 
 from fcn_edge import street
 from fcn_edge.cli import main
-from fcn_edge.errors import GateError, ModelError, UsageError
+from fcn_edge.errors import GateError, MissingError, ModelError, UsageError
+from fcn_edge.export import build as build_module
 from fcn_edge.export.build import build, sensitivity
 from fcn_edge.export.build_request import BuildRequest
 from fcn_edge.export.facts import facts_from_file
@@ -106,6 +109,30 @@ def test_a_failing_precision_goes_and_the_source_stays(model: Path, trained: Pat
     with pytest.raises(GateError):
         build([typed], tmp_path, BuildRequest(gate=gate))
     assert typed.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [("openvino", "the gate .* needs OpenVINO.*pip install openvino$"), ("pycuda.driver", "pip install pycuda")],
+)
+def test_what_the_gate_runs_on_is_asked_for_before_an_engine_takes_minutes(
+    module: str, remedy: str, model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(build_module, "_open_builder", lambda *given: SimpleNamespace(can_run=True))
+    request = BuildRequest(gate=GateRequest(data=trained / "data", max_miou_drop=0.5))
+    with pytest.raises(MissingError, match=remedy):
+        build([model], tmp_path / "out", request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_the_gate_runs_is_told_truly_with_a_gpu_and_without(model: Path, trained: Path, tmp_path: Path) -> None:
+    """Without TensorRT a GPU may well be here."""
+    notes: list[str] = []
+    request = BuildRequest(gate=GateRequest(data=trained / "data", max_miou_drop=0.5))
+    build([model], tmp_path / "out", request, on_note=notes.append)
+    assert not any("no GPU" in note for note in notes)
+    assert any("to run engines takes TensorRT and a GPU, both here" in note for note in notes)
 
 
 def test_nothing_of_others_is_replaced(model: Path, tmp_path: Path) -> None:
