@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -35,11 +36,13 @@ def facts_from_file(path: str | Path) -> dict[str, Any]:
         - ``.onnx``: ``contract``, ``params``, ``gmacs``, ``precision``, ``layers`` (name: type), ``opset``,
           ``ir_version``, ``producer``, ``metadata`` (what else it carries). Batch norm is folded, so there are fewer
           params than in the checkpoint;
-        - ``.engine``: ``sidecar``, the content of the ``.engine.json`` beside it.
+        - ``.engine``: ``sidecar``, the content of the ``.engine.json`` beside it; ``layers`` of the typed ONNX file
+          that it was built from, where this lies beside it unchanged.
 
     Raises:
         UsageError: if the suffix is none of these.
-        ModelError: if the file, or an engine's sidecar, is missing, damaged or not this program's.
+        ModelError: if the file, or an engine's sidecar, is missing, damaged or not this program's, or the engine is not
+            the file that its sidecar describes.
         MissingError: if a package that reads such a file is not installed.
     """
     path = Path(path)
@@ -107,9 +110,19 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
 
 
 def _facts_from_engine(path: Path) -> dict[str, Any]:
-    from ..runtime.sidecar import read_sidecar
+    from ..runtime.onnx_file import load_onnx, require_valid
+    from ..runtime.sidecar import read_plan, read_sidecar
 
-    return {"sidecar": msgspec.to_builtins(read_sidecar(path))}
+    sidecar = read_sidecar(path)
+    read_plan(path, sidecar)  # refuses another file
+    facts: dict[str, Any] = {"sidecar": msgspec.to_builtins(sidecar)}
+    typed = path.parent / Path(sidecar.onnx).name
+    if typed.is_file() and hashlib.sha256(typed.read_bytes()).hexdigest() == sidecar.onnx_sha256:
+        with contextlib.suppress(MissingError):  # a device that only runs engines has no onnx
+            model = load_onnx(typed)
+            require_valid(model, typed)
+            facts["layers"] = dict(layer_types(model.graph))
+    return facts
 
 
 def layer_types(graph: GraphProto) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,28 @@ def test_engine_is_described_by_its_sidecar(tmp_path) -> None:
     write_sidecar(tmp_path / "m.engine", SIDECAR)
     facts = facts_from_file(tmp_path / "m.engine")
     assert json.loads(json.dumps(facts["sidecar"])) == json.loads((tmp_path / "m.engine.json").read_text())
+    assert "layers" not in facts
+
+
+def test_an_engine_that_was_changed_is_refused_as_when_it_is_loaded(tmp_path) -> None:
+    write_sidecar(tmp_path / "m.engine", SIDECAR)
+    (tmp_path / "m.engine").write_bytes(b"a plot")
+    with pytest.raises(ModelError, match=r"is not the file that its sidecar describes.*cut off or was changed"):
+        facts_from_file(tmp_path / "m.engine")
+
+
+def test_layers_of_an_engine_are_those_of_its_onnx_file(tmp_path, exported) -> None:
+    """Only of the very file: another of the name tells nothing of this engine."""
+    typed = written(tmp_path / "m.onnx", fp16_from_fp32(exported[2]))
+    (tmp_path / "m.engine").write_bytes(b"a plan")
+    sha256 = hashlib.sha256(typed.read_bytes()).hexdigest()
+    for onnx_name in ("m.onnx", "elsewhere/m.onnx"):
+        write_sidecar(tmp_path / "m.engine", replace(SIDECAR, onnx=onnx_name, onnx_sha256=sha256))
+        facts = facts_from_file(tmp_path / "m.engine")
+        assert facts["layers"] == facts_from_file(typed)["layers"]
+        assert set(facts["layers"].values()) == {"fp16"}
+    written(typed, exported[2])
+    assert "layers" not in facts_from_file(tmp_path / "m.engine")
     assert facts["sha256"] == hashlib.sha256(b"a plan").hexdigest()
 
 
