@@ -53,7 +53,7 @@ class TensorRtEngine(Engine):
 
     Attributes:
         gpu_mib: memory of the GPU that the plan, its scratch memory and the buffers took, MiB, without CUDA's context;
-            another program that takes memory while the engine is opened is counted in.
+            another program that takes memory while the engine is opened is counted in. :meth:`infer_all` takes more.
         is_graph: whether frames run as a CUDA graph.
 
     Raises:
@@ -82,22 +82,28 @@ class TensorRtEngine(Engine):
                 stream = gpu.stream()
                 self._owned.callback(stream.free)
                 capture = _capture_on(stream) if use_graph else None
-                for _ in range(IN_FLIGHT):
-                    self._slots.append(_Slot(gpu, stream, network, capture, self._owned))
-                self._owned.callback(stream.wait)  # first of all when closing: nothing may run in memory that is freed
-                self._warm_up()
+                self._new_slot = functools.partial(_Slot, gpu, stream, network, capture)
+                self._add_slot()
                 self.gpu_mib = max(0.0, gpu.used_mib() - before)
         except BaseException:
             with contextlib.suppress(EngineError):  # what went wrong first is what the caller has to know
                 self.close()
             raise
 
-    def _warm_up(self) -> None:
-        """Run the plan until its graphs are captured: it is then known to run, and the first frame is a fast one."""
-        for _ in range(WARM_UPS + 1):
-            for slot in self._slots:
+    def _add_slot(self) -> None:
+        """One more, run until its graph is captured: it is then known to run, and its first frame is a fast one."""
+        owned = contextlib.ExitStack()
+        self._owned.callback(owned.close)
+        try:
+            slot = self._new_slot(owned)
+            for _ in range(WARM_UPS + 1):
                 slot.start(np.zeros((*self.contract.size_hw, 3), np.uint8))
                 slot.labels()
+        except BaseException:
+            with contextlib.suppress(EngineError), self._gpu.active("freeing what a frame took"):
+                owned.close()
+            raise  # what went wrong first is what the caller has to know
+        self._slots.append(slot)
 
     @property
     def is_graph(self) -> bool:
@@ -124,6 +130,9 @@ class TensorRtEngine(Engine):
             EngineError: if the GPU fails, the engine runs two such loops at once, or another process opened it.
         """
         self._in_use.require_own()
+        with self._gpu.active(f"preparing {self._path.name}"):
+            while len(self._slots) < IN_FLIGHT:
+                self._add_slot()
         waiting: deque[tuple[_Slot, tuple[int, int]]] = deque()
         try:
             for frame in frames_bgr:
@@ -279,6 +288,7 @@ class _Slot:
         owned.callback(self._done.free)
         self._work = Replayed(self._enqueue, functools.partial(self._captured, capture) if capture else None)
         owned.callback(self._work.close)
+        owned.callback(stream.wait)  # first of all when it is freed: nothing may run in memory that goes
 
     @property
     def is_graph(self) -> bool:

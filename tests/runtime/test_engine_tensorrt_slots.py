@@ -136,7 +136,10 @@ def test_each_slot_has_a_context_of_its_own(open_fake: Open, contexts: list[Cont
     """A graph keeps to the context that it was captured from, which must not be used for another."""
     frame = np.zeros((*contract.size_hw, 3), np.uint8)
     with open_fake() as engine:
-        assert len(list(engine.infer_all([frame] * 5))) == 5
+        engine.infer(frame)
+        assert len(contexts) == 1, "the second is of no use to infer"
+        for _ in range(2):
+            assert len(list(engine.infer_all([frame] * 5))) == 5
     assert len(contexts) == IN_FLIGHT
     assert all(len(context.addresses) == 2 for context in contexts)
     assert len(set.union(*(context.addresses for context in contexts))) == 2 * IN_FLIGHT
@@ -166,6 +169,8 @@ def test_tensorrt_rtx_gets_its_scratch_memory(context_type, memory, request, con
     context_type[0] = RtxContext
     with request.getfixturevalue("open_fake")() as engine:
         assert engine.infer(np.zeros((*engine.contract.size_hw, 3), np.uint8)).size
+        assert len(memory) == 3  # scratch memory, frame and labels
+        list(engine.infer_all([]))
         given = [context.memory for context in contexts]
         assert len(set(given)) == len(given) == IN_FLIGHT
         assert all(memory[address] == size == SCRATCH for address, size in given)
@@ -188,6 +193,8 @@ def test_tensorrt_is_captured_unless_it_says_that_it_cannot_be(
     context_type[0] = kind
     with open_fake(use_graph=True) as engine:
         assert engine.is_graph is answer
+        list(engine.infer_all([]))
+        assert engine.is_graph is answer
         assert len(captured) == (IN_FLIGHT if answer else 0)
         before = sum(context.runs for context in contexts)
         engine.infer(np.zeros((*contract.size_hw, 3), np.uint8))
@@ -197,6 +204,40 @@ def test_tensorrt_is_captured_unless_it_says_that_it_cannot_be(
             assert [context.asked for context in contexts] == [[stream]] * IN_FLIGHT
     assert ("no CUDA graph" in caplog.text) is not answer
     assert ("build it again with --force" in caplog.text) is not answer
+
+
+def test_no_memory_for_a_second_frame_costs_the_first_nothing(context_type, memory, request, fake_driver) -> None:
+    """What was taken for it is given back, and the loop may be tried again."""
+    context_type[0] = RtxContext
+    with request.getfixturevalue("open_fake")() as engine:
+        taken, frame = dict(memory), np.zeros((*engine.contract.size_hw, 3), np.uint8)
+        pages = fake_driver.pagelocked_empty
+
+        def full(shape: tuple[int, ...], dtype: type, mem_flags: int) -> None:
+            raise fake_driver.Error("cuMemHostAlloc failed: out of memory")
+
+        fake_driver.pagelocked_empty = full
+        with pytest.raises(EngineError, match=r"out of memory while preparing m\.engine"):
+            next(engine.infer_all([frame]))
+        assert memory == taken
+        assert engine.infer(frame).size
+        fake_driver.pagelocked_empty = pages
+        assert len(list(engine.infer_all([frame] * 3))) == 3
+    assert memory == {}
+
+
+def test_nothing_is_freed_before_the_stream_is_done(open_fake: Open, fake_driver, monkeypatch, contract) -> None:
+    """The second frame's memory too, though it came later."""
+    told: list[str] = []
+    stream = SimpleNamespace(handle=1, synchronize=lambda: told.append("done"))
+    monkeypatch.setattr(fake_driver, "Stream", lambda flags: stream)
+    free = engine_tensorrt._Run.free
+    monkeypatch.setattr(engine_tensorrt._Run, "free", lambda run: (told.append("freed"), free(run)))
+    with open_fake() as engine:
+        list(engine.infer_all([np.zeros((*contract.size_hw, 3), np.uint8)]))
+        told.clear()
+    assert told[0] == "done"
+    assert told.count("freed") == IN_FLIGHT
 
 
 def test_an_engine_that_is_dropped_is_closed_and_says_so(open_fake: Open) -> None:
