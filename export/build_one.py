@@ -92,7 +92,9 @@ def _build_engine(
         shop.on_note(f"{engine.name} is built again: {state}")
     # Without a GPU the gate judges the ONNX file, so it can spare the build.
     gate = None if builder.can_run else _gate(shop, source, typed, frames, None)
-    result = builder.build(typed, precision, request.options, request.timing_cache, shop.on_progress)
+    result = builder.build(
+        typed, precision, request.options, request.timing_cache, shop.on_progress, force=request.force
+    )
     sidecar = Sidecar(
         contract=source.contract,
         precision=Precision(asked=precision, found=result.found, audited=result.audited),

@@ -22,7 +22,7 @@ class BuildRequest:
         use_plugin: whether the fused head is used.
         plugin: its library; None: ``FCN_EDGE_PLUGIN``, else the package's own.
         options: limits and batch.
-        timing_cache: file of measured tactics.
+        timing_cache: file of measured tactics; one that TensorRT cannot read is left as it is.
         threads: of the CPU engine; None: one for each physical core.
         force: whether everything is made again, and files that no build wrote may be replaced.
     """

@@ -99,6 +99,8 @@ class EngineBuilder:
         options: Options,
         timing_cache: str | Path | None = None,
         on_progress: OnProgress | None = None,
+        *,
+        force: bool = False,
     ) -> BuiltEngine:
         """Build an engine and audit it.
 
@@ -108,6 +110,7 @@ class EngineBuilder:
             options: limits and batch.
             timing_cache: file of measured tactics that is read where it exists and written.
             on_progress: called while the engine is built.
+            force: whether that file is replaced also where TensorRT cannot read it.
 
         Raises:
             UsageError: if the timing cache is no file.
@@ -130,11 +133,11 @@ class EngineBuilder:
         check_types(precision, expected, types, onnx_path.name, exact=True)
         config = self._config(network, options)
         timing_cache = Path(timing_cache) if timing_cache else None
-        cache = self._open_cache(config, timing_cache)
+        may_write = self._set_cache(config, timing_cache, force)
         plan = self._run(network, config, onnx_path.name, on_progress)
         if plan is None:
             raise build_error(self.library, self._device, onnx_path, options, self._log.errors())
-        if timing_cache and cache:
+        if timing_cache and may_write:
             _write_cache(config, timing_cache)
         if self._device is None:
             return BuiltEngine(plan=bytes(plan), found=shares_of(types), audited="network")
@@ -164,19 +167,30 @@ class EngineBuilder:
             config.add_optimization_profile(profile)
         return config
 
-    def _open_cache(self, config: Any, path: Path | None) -> Any:
-        """A timing cache in the configuration, of the file where it is one of this GPU and TensorRT, else empty."""
+    def _set_cache(self, config: Any, path: Path | None, force: bool) -> bool:
+        """Give the configuration the timings in a file, or none; returns whether the file may be written.
+
+        TensorRT makes an empty cache of what it cannot read, be it of another version or a checkpoint of that name.
+        """
         if path is None:
-            return None
+            return False
         if path.exists() and not path.is_file():
             raise UsageError(f"timing cache {path} is no file; choose another with --timing-cache FILE")
         data = path.read_bytes() if path.exists() else b""
-        cache = config.create_timing_cache(data)
-        if data and not config.set_timing_cache(cache, ignore_mismatch=False):
-            _log.warning("%s is of another GPU or TensorRT; it is started anew", path)
-            cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-        return cache
+        cache, empty = config.create_timing_cache(data), config.create_timing_cache(b"")
+        nothing = bytes(empty.serialize())
+        is_read = data in (b"", nothing) or (cache is not None and bytes(cache.serialize()) != nothing)
+        if not is_read and not force:
+            _log.warning(
+                "%s is no timing cache that this TensorRT can read and is left as it is, so timings are not kept; give "
+                "another --timing-cache FILE, or replace this one with --force",
+                path,
+            )
+        if not is_read or not config.set_timing_cache(cache, ignore_mismatch=False):
+            if is_read:
+                _log.warning("%s is of another GPU; it is started anew", path)
+            config.set_timing_cache(empty, ignore_mismatch=False)
+        return is_read or force
 
     def _run(self, network: Any, config: Any, name: str, on_progress: OnProgress | None) -> Any:
         """Build in a thread of its own, so that this one hears Ctrl-C and can tell the builder to stop."""

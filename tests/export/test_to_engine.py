@@ -25,6 +25,20 @@ class Config:
         self.flags: list[str] = []
         self.targets: list[tuple[str, int]] = []
         self.num_compute_capabilities = 0
+        self.cache: bytes | None = None
+
+    def create_timing_cache(self, data: bytes) -> Any:
+        content = data if data.startswith(b"timings") else b"nothing"  # as TensorRT does of what it cannot read
+        return SimpleNamespace(serialize=lambda: content)
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        if b"another GPU" in cache.serialize():
+            return False
+        self.cache = cache.serialize()
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: b"timings and more")
 
     def set_flag(self, flag: str) -> None:
         self.flags.append(flag)
@@ -121,3 +135,29 @@ def test_what_tensorrt_rtx_is_told_besides(
     assert builder.gpu == bound
     builder.build(Path("x.onnx"), "fp16", Options())
     assert (config.flags, config.targets, config.num_compute_capabilities) == (flags, targets, len(targets))
+
+
+@pytest.mark.parametrize(
+    ("before", "force", "after"),
+    [
+        (None, False, b"timings and more"),
+        (b"", False, b"timings and more"),
+        (b"nothing", False, b"timings and more"),
+        (b"timings", False, b"timings and more"),
+        (b"timings of another GPU", False, b"timings and more"),
+        (b"a checkpoint", False, b"a checkpoint"),
+        (b"a checkpoint", True, b"timings and more"),
+    ],
+)
+def test_a_timing_cache_replaces_nothing_else(
+    open_fake: Any, config: Config, tmp_path: Path, caplog: Any, before: bytes | None, force: bool, after: bytes
+) -> None:
+    """A mistyped name must not cost the file that it means; and no timings of it are taken."""
+    path = tmp_path / "best.pt"
+    if before is not None:
+        path.write_bytes(before)
+    builder = open_fake("tensorrt", ADA, told(*((name, "Half") for name in EXPECTED)))
+    assert builder.build(Path("x.onnx"), "fp16", Options(), path, force=force).plan == b"plan"
+    assert path.read_bytes() == after
+    assert ("is left as it is" in caplog.text) == (after == before)
+    assert config.cache == (before if before == b"timings" else b"nothing")

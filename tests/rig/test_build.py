@@ -176,12 +176,19 @@ def test_the_fused_head_is_in_the_engine(
 
 def test_several_frames_and_a_timing_cache(run: Run, trained: Path, tmp_path: Path):
     out, cache = tmp_path / "engines", tmp_path / "timing.cache"
-    cache.write_bytes(b"no cache at all")
-    line = f"build {trained}/model.onnx -o {out} --no-plugin --dynamic-batch 1,2,4 --timing-cache {cache}"
+    line = f"build {trained}/model.onnx -o {out} --no-plugin --opt-level 0 --dynamic-batch 1,2,4 --timing-cache {cache}"
     (result,) = run(line)
     assert result["code"] == 0, result["err"]
     assert read_sidecar(engines_in(out)["fp32"]).options.batch == (1, 2, 4)
-    assert cache.read_bytes() != b"no cache at all"
+    kept = cache.read_bytes()
+    assert kept
+    cache.write_bytes(b"a checkpoint")
+    other = line.replace("1,2,4", "1,1,2")
+    strange, forced, taken = run(other, f"{other} --force", line.replace("1,2,4", "1,2,2"))
+    assert strange["code"] == 0, strange["err"]
+    assert "timing.cache is no timing cache that this TensorRT can read and is left as it is" in strange["err"]
+    assert all(result["code"] == 0 and "no timing cache" not in result["err"] for result in (forced, taken))
+    assert cache.read_bytes() == kept
 
 
 def test_a_timing_cache_costs_no_engine_and_strangers_stay(run: Run, trained: Path, tmp_path: Path):
