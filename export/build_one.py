@@ -16,7 +16,7 @@ from ..runtime.engine_tensorrt import TensorRtEngine
 from ..runtime.sidecar import Gate, Precision, Sidecar, sha256_of, sidecar_path, write_sidecar
 from .build_request import BuildRequest, Built
 from .engine_cache import FOREIGN, engine_name, engine_state, typed_name
-from .gate import GateFrames, compare, open_gate, require_gate
+from .gate import GateFrames, compare, measured, open_gate, require_gate
 from .model_source import ModelSource, calibration_in, make_typed
 from .to_engine import EngineBuilder, OnProgress
 
@@ -136,6 +136,7 @@ def _gate(
             what = f"comparing {candidate.name} with FP32"
             gate = compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
     require_gate(gate, candidate.name)
+    shop.on_note(f"{candidate.name} holds its gate on {gate.frames} frames: {measured(gate)}")
     return gate
 
 

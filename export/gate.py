@@ -143,26 +143,35 @@ def require_gate(gate: Gate, what: str) -> None:
     Raises:
         GateError: if a limit is not kept; the message gives number, limit and what may help.
     """
-    advice = (
-        "keep layers out with --keep LAYER (--sensitivity tells which), calibrate on more frames, or choose fp16"
-        if "int8" in what
-        else "check the limit, or report it with what fcn-edge doctor prints"
-    )
-    ran = "in the engine" if gate.ran == "tensorrt" else "of the typed ONNX on the CPU"
+    if reason := shortfall(gate):
+        advice = (
+            "keep layers out with --keep LAYER (--sensitivity tells which), calibrate on more frames, or choose fp16"
+            if "int8" in what
+            else "check the limit, or report it with what fcn-edge doctor prints"
+        )
+        raise GateError(f"{what} fails its gate and is not kept: {reason}; {advice}")
+
+
+def shortfall(gate: Gate) -> str:
+    """The first limit that is not kept, with what was measured; empty if all are kept."""
     if gate.max_miou_drop is not None and gate.miou is not None and gate.miou_fp32 is not None:
         drop = gate.miou_fp32 - gate.miou
         if not drop <= gate.max_miou_drop:
-            raise GateError(
-                f"{what} fails its gate and is not kept: mIoU {ran} is {gate.miou:.4f}, that of FP32 "
-                f"{gate.miou_fp32:.4f}, a drop of {drop:.4f}, at most {gate.max_miou_drop:g} is allowed on "
-                f"{gate.frames} frames; {advice}"
-            )
+            return f"{measured(gate)}; a drop of at most {gate.max_miou_drop:g} is allowed on {gate.frames} frames"
     if gate.min_agreement is not None and not gate.agreement >= gate.min_agreement:
-        inside = "" if gate.agreement_inside is None else f" ({gate.agreement_inside:.4%} away from borders)"
-        raise GateError(
-            f"{what} fails its gate and is not kept: {gate.agreement:.4%} of the labels {ran} are those of FP32"
-            f"{inside}, at least {gate.min_agreement:.4%} are wanted on {gate.frames} frames; {advice}"
-        )
+        return f"{measured(gate)}; at least {gate.min_agreement:.4%} are wanted on {gate.frames} frames"
+    return ""
+
+
+def measured(gate: Gate) -> str:
+    """A gate's numbers, for people."""
+    ran = "in the engine" if gate.ran == "tensorrt" else "of the typed ONNX on the CPU"
+    inside = "" if gate.agreement_inside is None else f" ({gate.agreement_inside:.4%} away from borders)"
+    agreement = f"{gate.agreement:.4%} of the labels {ran} are those of FP32{inside}"
+    if gate.miou is None or gate.miou_fp32 is None:
+        return agreement
+    drop = gate.miou_fp32 - gate.miou
+    return f"mIoU {ran} is {gate.miou:.4f}, that of FP32 {gate.miou_fp32:.4f}, a drop of {drop:.4f}; {agreement}"
 
 
 def near_border(labels: Labels) -> NDArray[np.bool_]:

@@ -64,6 +64,9 @@ def test_typed_files_and_a_sentence(model: Path, trained: Path, tmp_path: Path, 
     assert 0.9 < results[1].gate.agreement <= 1.0
     assert any("TensorRT is not installed here, so only typed ONNX files are written" in note for note in notes)
     assert any("CPU engine" in note for note in notes)
+    held = [note for note in notes if "holds its gate on 2 frames: mIoU of the typed ONNX on the CPU is 0." in note]
+    assert [note.split()[0] for note in held] == [Path(result.onnx).name for result in results]
+    assert all("are those of FP32 (" in note and "away from borders)" in note for note in held)
     assert [result.made for result in build([model], out, request)] == [(), ()]
     assert main(["build", str(model), "-o", str(out)]) == 0
     printed = capsys.readouterr()

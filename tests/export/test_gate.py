@@ -14,7 +14,7 @@ from fcn_edge.classes import distinct_palette
 from fcn_edge.contract import Contract
 from fcn_edge.dataset import open_dataset
 from fcn_edge.errors import DataError, GateError, ModelError, UsageError
-from fcn_edge.export.gate import GateRequest, compare, near_border, open_gate, require_gate
+from fcn_edge.export.gate import GateRequest, compare, measured, near_border, open_gate, require_gate
 from fcn_edge.pixels import write_png
 from fcn_edge.runtime.engine import Engine
 from fcn_edge.runtime.sidecar import Gate
@@ -145,6 +145,17 @@ def test_limits(limits: dict[str, float], passes: bool) -> None:
     else:
         with pytest.raises(GateError, match=r"x-int8\.onnx fails its gate .* on the CPU.* 3 frames; keep layers out"):
             require_gate(gate, "x-int8.onnx")
+
+
+def test_agreement_is_told_beside_miou() -> None:
+    """Much of it is needed to judge a drop of mIoU, which a few frames may hide or make."""
+    told = "99.0000% of the labels of the typed ONNX on the CPU are those of FP32 (99.9000% away from borders)"
+    miou = "mIoU of the typed ONNX on the CPU is 0.5000, that of FP32 0.6000, a drop of 0.1000"
+    assert measured(GOOD) == f"{miou}; {told}"
+    assert measured(replace(GOOD, miou=None, miou_fp32=None)) == told
+    with pytest.raises(GateError) as caught:
+        require_gate(replace(GOOD, max_miou_drop=0.01), "x-int8.onnx")
+    assert f"{miou}; {told}; a drop of at most 0.01 is allowed on 3 frames" in str(caught.value)
 
 
 def test_frames_without_masks(tmp_path: Path, contract: Contract) -> None:
