@@ -5,9 +5,11 @@ An engine that fails its gate is not left in place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import GateError, UsageError
 from ..runtime.cuda_driver import cuda_version
@@ -15,10 +17,14 @@ from ..runtime.engine import Engine, open_engine
 from ..runtime.engine_tensorrt import TensorRtEngine
 from ..runtime.sidecar import Gate, Precision, Sidecar, sha256_of, sidecar_path, write_sidecar
 from .build_request import BuildRequest, Built
+from .candidates import Judge
 from .engine_cache import FOREIGN, engine_name, engine_state, typed_name
-from .gate import GateFrames, compare, measured, open_gate, require_gate
+from .gate import GateFrames, compare, measured, open_gate, require_gate, shortfall
 from .model_source import ModelSource, calibration_in, make_typed
 from .to_engine import EngineBuilder, OnProgress
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -37,22 +43,32 @@ def build_one(shop: Shop, source: ModelSource, precision: str) -> Built:
     request, builder = shop.request, shop.builder
     frames = open_gate(request.gate, source.contract) if request.gate else None
     typed = shop.out / typed_name(source.name, precision, source.contract.size_hw)
-    made = ["onnx"] if _typed(shop, source, precision, typed) else []
     engine = shop.out / engine_name(typed, builder.library, builder.gpu) if builder else None
+    judged: list[Gate] = []  # of INT8 candidates; the file is the last of them
     try:
+        made = ["onnx"] if _typed(shop, source, precision, typed, frames, judged) else []
+        known = judged[-1] if judged else None
         if builder is None or engine is None:
-            gate = _gate(shop, source, typed, frames, None)
+            gate = _gate(shop, source, typed, frames, known)
             return _built(source, precision, typed, None, made, None, gate)
-        return _build_engine(shop, builder, source, precision, typed, engine, made, frames)
+        return _build_engine(shop, builder, source, precision, typed, engine, made, frames, known)
     except GateError:
         spoiled = [] if source.is_file(typed) else [typed]
-        for path in (*spoiled, *((engine, sidecar_path(engine)) if engine else ())):
+        # An engine without a sidecar is somebody else's.
+        if engine and (request.force or sidecar_path(engine).exists()):
+            spoiled += [engine, sidecar_path(engine)]
+        for path in spoiled:
             path.unlink(missing_ok=True)
         raise
 
 
-def _typed(shop: Shop, source: ModelSource, precision: str, typed: Path) -> bool:
-    request = shop.request
+def _typed(
+    shop: Shop, source: ModelSource, precision: str, typed: Path, frames: GateFrames | None, judged: list[Gate]
+) -> bool:
+    request, judge = shop.request, None
+    if frames is not None and precision == "int8" and request.quantisation.min_agreement is not None:
+        limits = (frames.request.max_miou_drop, frames.request.min_agreement)
+        judge = Judge(f"{frames.sha256} {limits}", functools.partial(_objection, shop, source, typed, frames, judged))
     return make_typed(
         source,
         precision,
@@ -62,7 +78,18 @@ def _typed(shop: Shop, source: ModelSource, precision: str, typed: Path) -> bool
         force=request.force,
         on_progress=shop.on_progress,
         on_note=shop.on_note,
+        judge=judge,
     )
+
+
+def _objection(
+    shop: Shop, source: ModelSource, typed: Path, frames: GateFrames, judged: list[Gate], candidate: ModelProto
+) -> str:
+    """What the gate says of an INT8 candidate in the CPU engine; empty if it holds."""
+    path = source.work / f"candidate-{typed.name}"
+    path.write_bytes(candidate.SerializeToString())
+    judged.append(_compared(shop, source, path, frames, "openvino"))
+    return shortfall(judged[-1])
 
 
 def _build_engine(
@@ -74,6 +101,7 @@ def _build_engine(
     engine: Path,
     made: list[str],
     frames: GateFrames | None,
+    known_typed: Gate | None,
 ) -> Built:
     request, onnx_sha256 = shop.request, sha256_of(typed)
     known = (onnx_sha256, builder.library, builder.gpu, builder.plugin, request.options)
@@ -91,7 +119,7 @@ def _build_engine(
     if state not in ("absent", "current", FOREIGN):
         shop.on_note(f"{engine.name} is built again: {state}")
     # Without a GPU the gate judges the ONNX file, so it can spare the build.
-    gate = None if builder.can_run else _gate(shop, source, typed, frames, None)
+    gate = None if builder.can_run else _gate(shop, source, typed, frames, known_typed)
     result = builder.build(
         typed, precision, request.options, request.timing_cache, shop.on_progress, force=request.force
     )
@@ -131,13 +159,16 @@ def _gate(
     if known is not None and (known.frames_sha256, known.ran) == (frames.sha256, ran):
         gate = replace(known, max_miou_drop=request.max_miou_drop, min_agreement=request.min_agreement)
     else:
-        show = shop.on_progress
-        with open_engine(source.fp32(), threads=shop.request.threads) as reference, _opened(shop, candidate) as other:
-            what = f"comparing {candidate.name} with FP32"
-            gate = compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
+        gate = _compared(shop, source, candidate, frames, ran)
     require_gate(gate, candidate.name)
     shop.on_note(f"{candidate.name} holds its gate on {gate.frames} frames: {measured(gate)}")
     return gate
+
+
+def _compared(shop: Shop, source: ModelSource, candidate: Path, frames: GateFrames, ran: str) -> Gate:
+    show, what = shop.on_progress, f"comparing {candidate.name} with FP32"
+    with open_engine(source.fp32(), threads=shop.request.threads) as reference, _opened(shop, candidate) as other:
+        return compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
 
 
 def _opened(shop: Shop, candidate: Path) -> Engine:

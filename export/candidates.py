@@ -29,6 +29,19 @@ OnProgress = Callable[[str, int, int], None]
 """Called as ``on_progress(step, done, total)``."""
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Who else has a say on INT8 candidates, besides their agreement with FP32 on held-out frames.
+
+    Attributes:
+        name: tells this judge, with its frames and limits, from any other.
+        objection: what speaks against a candidate; empty if nothing does.
+    """
+
+    name: str
+    objection: Callable[[ModelProto], str]
+
+
 @dataclass(frozen=True, eq=False)
 class Calibrated:
     """An FP32 model with what its frames told.

@@ -36,6 +36,7 @@ class Recipe:
         keep: layers kept out, for int8.
         min_agreement: share of labels that layers were kept out for, for int8.
         max_frames: limit of frames to calibrate with, for int8.
+        judge: the gate that layers were kept out for, for int8.
         program: version of this program.
     """
 
@@ -46,6 +47,7 @@ class Recipe:
     keep: tuple[str, ...] = ()
     min_agreement: float | None = None
     max_frames: int | None = None
+    judge: str = ""
     program: str = __version__
 
 

@@ -145,7 +145,8 @@ def require_gate(gate: Gate, what: str) -> None:
     """
     if reason := shortfall(gate):
         advice = (
-            "keep layers out with --keep LAYER (--sensitivity tells which), calibrate on more frames, or choose fp16"
+            "keep layers out with --keep auto or --keep LAYER (--sensitivity tells which), calibrate on more frames, "
+            "or choose fp16"
             if "int8" in what
             else "check the limit, or report it with what fcn-edge doctor prints"
         )

@@ -20,6 +20,7 @@ from .engine_cache import DAMAGED, FOREIGN, Recipe, base_name, stamp, typed_stat
 from .frame_files import files_sha256
 
 if TYPE_CHECKING:
+    from .candidates import Judge
     from .quantize import TypedReport
 
 OnProgress = Callable[[str, int, int], None]
@@ -34,7 +35,8 @@ class Quantisation:
         frames: image files to calibrate with; a third of them judges.
         method: how ranges are chosen; ``auto``: the one whose labels agree best with FP32.
         keep: layers that stay FP16, or patterns.
-        min_agreement: keep out more layers until this share of labels is that of FP32; None: do not.
+        min_agreement: keep out more layers until this share of labels is that of FP32, and the gate holds where there
+            is one; None: do not.
         max_frames: the most frames to read; None: :func:`~.quantize.typed_onnx`'s own.
     """
 
@@ -133,6 +135,7 @@ def make_typed(
     force: bool = False,
     on_progress: OnProgress | None = None,
     on_note: OnNote = lambda note: None,
+    judge: Judge | None = None,
 ) -> bool:
     """Make the typed ONNX file of a precision, unless it is there and made from the same with the same options.
 
@@ -142,7 +145,7 @@ def make_typed(
     Raises:
         UsageError: if a file is in its place that no build wrote, and ``force`` is not given, or it is the source.
         ModelError: if the source cannot become what is asked for.
-        GateError: if layers were to be kept out until labels agree, and they do not.
+        GateError: if layers were to be kept out until labels agree and the judge is content, and that is never.
     """
     as_is = precision == source.precision and not (precision == "int8" and how.is_asked_for)
     if source.is_file(typed):
@@ -159,6 +162,7 @@ def make_typed(
             keep=how.keep,
             min_agreement=how.min_agreement,
             max_frames=how.max_frames,
+            judge=judge.name if judge else "",
         )
     state = typed_state(typed, recipe)
     if state == "current" and not force:
@@ -176,7 +180,7 @@ def make_typed(
     elif as_is:
         shutil.copyfile(source.path, fresh)
     else:
-        report = _quantised(source.fp32(), fresh, precision, how, threads, on_progress)
+        report = _quantised(source.fp32(), fresh, precision, how, threads, on_progress, judge)
         if report.method is not None:
             agreed = "" if report.agreement is None else f", {report.agreement:.4%} of the labels are those of FP32"
             on_note(f"{typed.name}: ranges by {report.method}{agreed}")
@@ -204,7 +208,13 @@ def calibration_in(typed: Path) -> Calibration | None:
 
 
 def _quantised(
-    fp32: Path, out: Path, precision: str, how: Quantisation, threads: int | None, on_progress: OnProgress | None
+    fp32: Path,
+    out: Path,
+    precision: str,
+    how: Quantisation,
+    threads: int | None,
+    on_progress: OnProgress | None,
+    judge: Judge | None,
 ) -> TypedReport:
     """FP16 or INT8 from FP32: the one place where a build asks for it."""
     from .candidates import MAX_FRAMES
@@ -224,6 +234,7 @@ def _quantised(
         max_frames=how.max_frames or MAX_FRAMES,
         threads=threads,
         on_progress=on_progress,
+        judge=judge,
     )
 
 

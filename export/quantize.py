@@ -16,7 +16,7 @@ from onnx import ModelProto
 from ..errors import GateError, ModelError, UsageError
 from ..files import replaced
 from .calibration import METHODS
-from .candidates import AUTO, MAX_FRAMES, Calibrated, OnProgress, best_method, calibrated, load_fp32
+from .candidates import AUTO, MAX_FRAMES, Calibrated, Judge, OnProgress, best_method, calibrated, load_fp32
 from .qdq import placement
 from .sensitivity import LayerSensitivity, layers_to_keep, sensitivity
 from .typed import fp16_from_fp32, int8_from_fp32
@@ -75,6 +75,7 @@ def typed_onnx(
     threads: int | None = None,
     force: bool = False,
     on_progress: OnProgress | None = None,
+    judge: Judge | None = None,
 ) -> TypedReport:
     """Write an FP16 or INT8 file from an FP32 one.
 
@@ -96,13 +97,15 @@ def typed_onnx(
         threads: of the CPU engine that judges; None: one for each physical core.
         force: whether an existing file may be replaced.
         on_progress: called with the step's name, the number done and the number of all.
+        judge: with ``min_agreement``: keep out more layers, too, until it has no objection; the file is then the last
+            candidate that it was asked of.
 
     Raises:
         UsageError: if an argument makes no sense, INT8 has no frames, or ``out`` exists or cannot be written.
         DataError: if frames cannot be read; ``problems`` lists every one of them.
         ModelError: if the FP32 file is missing, damaged, not FP32 or not this project's, or cannot be FP16.
         MissingError: if ONNX Runtime or OpenVINO is needed and not installed.
-        GateError: if ``min_agreement`` is not reached.
+        GateError: if ``min_agreement`` is not reached, or the judge not content.
     """
     model_fp32, out = Path(model_fp32), Path(out)
     check_request(out, precision, force)
@@ -117,11 +120,10 @@ def typed_onnx(
         assert calib is not None  # for the type checker: require_frames has refused it
         known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
         chosen, by_method = best_method(known, method, kept, on_progress)
-        agreement = by_method[chosen]
-        if min_agreement is not None and agreement < min_agreement:
-            kept, agreement = layers_to_keep(known, chosen, kept, min_agreement, on_progress)
-            where = placement(model, kept)
-        typed = known.int8(chosen, kept)
+        agreement, typed = by_method[chosen], known.int8(chosen, kept)
+        if min_agreement is not None and _falls_short(typed, agreement, min_agreement, judge):
+            kept, agreement = layers_to_keep(known, chosen, kept, min_agreement, on_progress, judge)
+            where, typed = placement(model, kept), known.int8(chosen, kept)
         report = TypedReport(
             out, precision, agreement, chosen, by_method, where.layers, where.kept, **_frames_of(known)
         )
@@ -134,8 +136,8 @@ def typed_onnx(
         if calib is not None:
             known = calibrated(model_fp32, calib, with_ranges=False, max_frames=max_frames, threads=threads)
             known, agreement = replace(known, steps=steps), known.agreement(typed)
-            if steps and min_agreement is not None and agreement < min_agreement:
-                kept, agreement = _learned_layers_to_keep(known, kept, min_agreement, on_progress)
+            if steps and min_agreement is not None and _falls_short(typed, agreement, min_agreement, judge):
+                kept, agreement = _learned_layers_to_keep(known, kept, min_agreement, on_progress, judge)
                 where, typed = placement(model, kept), int8_from_fp32(model, steps, kept)
                 report = replace(report, layers=where.layers, kept=where.kept)
             report = replace(report, agreement=agreement, **_frames_of(known))
@@ -217,11 +219,16 @@ def require_frames(precision: str, min_agreement: float | None, learned: bool) -
         raise UsageError("agreement with FP32 needs frames to compare on; give a folder of images with --calib DIR")
 
 
+def _falls_short(typed: ModelProto, agreement: float, least: float, judge: Judge | None) -> bool:
+    """Whether more layers are to be kept out."""
+    return agreement < least or (judge is not None and bool(judge.objection(typed)))
+
+
 def _learned_layers_to_keep(
-    known: Calibrated, keep: Sequence[str], min_agreement: float, on_progress: OnProgress | None
+    known: Calibrated, keep: Sequence[str], min_agreement: float, on_progress: OnProgress | None, judge: Judge | None
 ) -> tuple[tuple[str, ...], float]:
     try:
-        return layers_to_keep(known, LEARNED, keep, min_agreement, on_progress)
+        return layers_to_keep(known, LEARNED, keep, min_agreement, on_progress, judge)
     except GateError as exc:
         raise GateError(f"{exc}; its steps were learned, so fine-tune longer, or choose --method mse") from exc
 

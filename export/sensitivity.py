@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import GateError
-from .candidates import Calibrated, OnProgress
+from .candidates import Calibrated, Judge, OnProgress
 from .qdq import placement
 
 
@@ -56,25 +56,36 @@ def layers_to_keep(
     keep: Sequence[str],
     min_agreement: float,
     on_progress: OnProgress | None = None,
+    judge: Judge | None = None,
 ) -> tuple[tuple[str, ...], float]:
     """Keep out more layers, those first whose absence helps most, until the labels agree with FP32's.
+
+    A judge is asked of candidates whose labels agree, and more layers go until it has no objection.
 
     Returns:
         ``keep`` with the layers that were added, and the agreement reached.
 
     Raises:
-        GateError: if it is not reached while a layer is left to quantise.
+        GateError: if it is not reached, or the judge not content, while a layer is left to quantise.
     """
     rows = sorted(sensitivity(known, method, keep, on_progress), key=lambda row: row.without, reverse=True)
-    kept, best = tuple(keep), known.agreement(known.int8(method, keep))
+    kept, best, objection = tuple(keep), known.agreement(known.int8(method, keep)), ""
     for count, row in enumerate(rows[:-1], 1):
         kept = (*kept, row.layer)
-        reached = known.agreement(known.int8(method, kept))
+        candidate = known.int8(method, kept)
+        reached = known.agreement(candidate)
         if on_progress:
             on_progress("keeping layers out", count, len(rows) - 1)
         if reached >= min_agreement:
-            return kept, reached
+            objection = judge.objection(candidate) if judge else ""
+            if not objection:
+                return kept, reached
         best = max(best, reached)
+    if objection:
+        raise GateError(
+            f"int8 fails its gate however many layers are kept out, at last: {objection}; ask for less, calibrate on "
+            "more frames, or choose fp16"
+        )
     raise GateError(
         f"int8 agrees with fp32 on at most {best:.3%} of the labels, with any number of layers kept out; expected "
         f"{min_agreement:.3%}: ask for less, calibrate on more frames, or export fp16"

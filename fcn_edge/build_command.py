@@ -42,7 +42,11 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
         help="of choosing ranges: auto, learned, minmax, percentile99.99, percentile99.9, entropy, mse",
     )
     int8.add_argument(
-        "--keep", type=names, default=(), metavar="LAYERS", help="stay fp16: names, patterns; auto: until labels agree"
+        "--keep",
+        type=names,
+        default=(),
+        metavar="LAYERS",
+        help="stay fp16: names, patterns; auto: until labels agree and, with a gate, the typed .onnx holds it",
     )
     int8.add_argument("--max-frames", type=positive, metavar="N", help="the most frames to calibrate with")
     int8.add_argument("--sensitivity", action="store_true", help="only print what each layer costs, with --calib")

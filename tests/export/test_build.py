@@ -32,6 +32,7 @@ from fcn_edge.export.facts import facts_from_file
 from fcn_edge.export.gate import GateRequest
 from fcn_edge.export.model_source import Quantisation, calibration_in
 from fcn_edge.export.quantize import CALIBRATION_KEY, SCALES_KEY
+from fcn_edge.export.to_onnx import write_onnx
 from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
@@ -375,3 +376,42 @@ def test_sensitivity_as_json(model: Path, tmp_path: Path, capsys: Any) -> None:
     ((one,),) = json.loads(capsys.readouterr().out).values()
     assert one["model"] == str(model)
     assert [row["layer"] for row in one["layers"]] == ["backbone.stem.1.0"]
+
+
+def test_layers_are_kept_out_until_the_gate_holds(
+    lively_model: Any, contract_of: Any, trained: Path, tmp_path: Path
+) -> None:
+    """Labels agree well enough on the held-out frames; the gate asks for more, on frames of its own."""
+    lively = lively_model("fcn8s-edge-n", 11)
+    model = write_onnx(lively, contract_of(lively, (64, 96)), tmp_path / "street.onnx")
+    frames = tuple(sorted((trained / "data" / "images" / "train").iterdir())) * 2
+    rest = ("backbone.s8.*", "backbone.s16.*", "backbone.s32.*")  # leaves three layers, so that it takes little time
+    plain = Quantisation(frames=frames, method="minmax", keep=rest)
+    images = tuple(sorted((trained / "data" / "images" / "val").iterdir()))
+
+    def asked(least: float, how: Quantisation) -> BuildRequest:
+        gate = GateRequest(frames=images, min_agreement=least)
+        return BuildRequest(precisions=("int8",), quantisation=how, gate=gate)
+
+    (before,) = build([model], tmp_path / "plain", asked(0.01, plain))
+    assert before.gate is not None
+    wanted = before.gate.agreement + 0.1 * (1 - before.gate.agreement)
+    with pytest.raises(GateError, match="--keep auto"):
+        build([model], tmp_path / "plain", asked(wanted, plain))
+    auto = replace(plain, min_agreement=0.01)
+    out = tmp_path / "auto"
+    (held,) = build([model], out, asked(0.01, auto))
+    (after,) = build([model], out, asked(wanted, auto))
+    assert (held.made, after.made) == (("onnx",), ("onnx",))
+    assert held.gate is not None
+    assert after.gate is not None
+    assert held.gate.agreement == before.gate.agreement < wanted <= after.gate.agreement
+    kept = set(json.loads(metadata_of(after.onnx)[CALIBRATION_KEY])["kept"])
+    types = facts_from_file(after.onnx)["layers"]
+    integers = {name for name, kind in types.items() if kind == "int8"}
+    assert 0 < len(integers) < 3
+    assert not integers & kept
+    assert build([model], out, asked(wanted, auto))[0] == replace(after, made=())
+    with pytest.raises(GateError, match=r"however many layers are kept out, at last: .*are those of FP32"):
+        build([model], out, asked(1.01, auto))
+    assert list(out.iterdir()) == []
