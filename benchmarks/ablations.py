@@ -20,7 +20,16 @@ from rich.console import Console
 
 from ..errors import FcnEdgeError, UsageError
 from ..training.config import TrainConfig, dict_from_config
-from .ablations_table import BENCHMARK, Ablations, Line, Run, ablations_from_record, markdown_from_ablations
+from .ablations_table import (
+    BENCHMARK,
+    Ablations,
+    Line,
+    Run,
+    ablations_from_record,
+    differences_by_seed,
+    markdown_from_ablations,
+    mean_difference,
+)
 from .record import last_parts, machine_facts, passes, write_record
 from .report import told
 
@@ -83,9 +92,9 @@ def ablations_from_runs(folders: Sequence[Path], baseline: str = "", console: Co
         else:
             _refuse_twin(read, group)
             group.append(read)
-    own = statistics.fmean(read.run.miou for read in next(group for group in groups if base in group))
-    lines = [_line(group, base, own) for group in groups]
-    lines.sort(key=lambda line: (bool(line.changes), -line.difference))
+    base_runs = [read.run for read in next(group for group in groups if base in group)]
+    lines = [_line(group, base, base_runs) for group in groups]
+    lines.sort(key=lambda line: (bool(line.changes), -line.miou))
     return Ablations(
         BENCHMARK,
         datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -155,16 +164,19 @@ def _refuse_twin(read: _Read, group: Sequence[_Read]) -> None:
             )
 
 
-def _line(group: Sequence[_Read], base: _Read, own: float) -> Line:
+def _line(group: Sequence[_Read], base: _Read, base_runs: Sequence[Run]) -> Line:
     options, before = group[0].key(), base.key()
-    scores = [read.run.miou for read in group]
+    runs = tuple(sorted((read.run for read in group), key=lambda run: run.seed))
+    scores = [run.miou for run in runs]
+    differences = differences_by_seed(runs, base_runs)
     return Line(
         {name: _shown(name, value) for name, value in options.items() if value != before[name]},
         round(statistics.fmean(scores), 6),
         min(scores),
         max(scores),
-        round(statistics.fmean(scores) - own, 6),
-        tuple(sorted((read.run for read in group), key=lambda run: run.seed)),
+        mean_difference(differences),
+        runs,
+        differences,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,18 @@ class Line:
         miou: mean over the runs.
         lowest: mIoU of the worst run.
         highest: mIoU of the best run.
-        difference: of ``miou`` to the baseline's.
+        difference: mean of ``differences``; None where the baseline has none of these seeds.
         runs: by seed.
+        differences: of each run's mIoU to that of the baseline's run of the same seed, by seed.
     """
 
     changes: dict[str, Any]
     miou: float
     lowest: float
     highest: float
-    difference: float
+    difference: float | None
     runs: tuple[Run, ...]
+    differences: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Ablations:
         data: name of the data set.
         split: what was validated on: the sequence held out, or ``val``.
         config: options of the baseline.
-        results: the baseline first, then the lines by what they gain.
+        results: the baseline first, then the lines from the highest mIoU to the lowest.
     """
 
     benchmark: str
@@ -88,8 +90,22 @@ class Ablations:
     results: tuple[Line, ...]
 
 
+def differences_by_seed(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[int, float]:
+    """What each run's mIoU has more than that of the baseline's run of the same seed; seeds of one alone are left out.
+
+    A seed chooses the first weights and the crops, so two runs that share it differ in less than two that do not.
+    """
+    base = {run.seed: run.miou for run in baseline}
+    return {run.seed: round(run.miou - base[run.seed], 6) for run in runs if run.seed in base}
+
+
+def mean_difference(differences: Mapping[int, float]) -> float | None:
+    """Mean over the seeds; None where there is none."""
+    return round(statistics.fmean(differences.values()), 6) if differences else None
+
+
 def ablations_from_record(path: Path) -> Ablations:
-    """Read a record again.
+    """Read a record again; differences are made of its runs anew, as records of before had others.
 
     Raises:
         UsageError: if the file cannot be read or is no record of ablations.
@@ -101,21 +117,27 @@ def ablations_from_record(path: Path) -> Ablations:
         raise UsageError(f"{path} is no record of ablations ({reason}); give a file that -o has written") from exc
     if record.benchmark != BENCHMARK or not record.results:
         raise UsageError(f"{path} is a record of '{record.benchmark}'; expected one of '{BENCHMARK}' with results")
-    return record
+    return replace(record, results=tuple(_compared(line, record.results[0]) for line in record.results))
+
+
+def _compared(line: Line, baseline: Line) -> Line:
+    differences = differences_by_seed(line.runs, baseline.runs)
+    return replace(line, difference=mean_difference(differences), differences=differences)
 
 
 def markdown_from_ablations(record: Ablations) -> str:
     """The table of the record, and one of the classes."""
     labels = [_label(line.changes) for line in record.results]
-    header = ["changed", "seeds", f"mIoU on {record.split}", "min..max", "difference", "minutes"]
+    header = ["changed", "seeds", f"mIoU on {record.split}", "min..max", "difference", "minutes", "seed by seed"]
     rows = [
         [
             label,
             ", ".join(str(run.seed) for run in line.runs),
             f"{line.miou:.3f}",
             f"{line.lowest:.3f}..{line.highest:.3f}" if len(line.runs) > 1 else "",
-            f"{line.difference:+.3f}" if line.changes else "",
+            f"{line.difference:+.3f}" if line.changes and line.difference is not None else "",
             f"{statistics.fmean(run.minutes for run in line.runs):.0f}",
+            ", ".join(f"{seed}: {value:+.3f}" for seed, value in line.differences.items()) if line.changes else "",
         ]
         for label, line in zip(labels, record.results, strict=True)
     ]
@@ -129,7 +151,8 @@ def markdown_from_ablations(record: Ablations) -> str:
         [
             f"Baseline: `{config['model']}` on {record.data}, {config['epochs']} epochs, batches of {config['batch']} "
             f"crops of {_text('crop', config['crop'])}. mIoU of the averaged weights after the last epoch, mean "
-            "over the seeds; where there is one seed, nothing is known about the spread.",
+            "over the seeds; where there is one seed, nothing is known about the spread. Difference: of each run to "
+            "the baseline's of the same seed, mean over the seeds that both have.",
             markdown_table(header, rows),
             "IoU of the classes, mean over the seeds:",
             markdown_table(["changed", *classes], by_class) + "\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..pixels import Image
 from ..runtime.engine import Engine
 from .accuracy import check_classes, evaluate, part_name, part_of
 from .engines import facts_of, open_any_engine, open_reference
-from .latency import Candidate, measure_interleaved
+from .latency import CHECKED_FRAMES, WARMUP_FRAMES, Candidate, measure_interleaved, rounds_in, warm_up_s
 from .memory import memory_alone
 from .record import machine_facts
 
@@ -52,7 +53,9 @@ def bench_models(
         on_step: called as the work goes on.
 
     Returns:
-        The object that ``fcn-edge bench --json`` prints.
+        The object that ``fcn-edge bench --json`` prints: ``recorded`` (date, UTC), ``options`` (``duration_s``,
+        ``rounds``, ``warmup_s``, ``warmup_frames``, ``checked_frames``, ``threads``, ``device``, ``precision_hint``,
+        ``data``, a folder's name or None, ``split``), ``machine`` as it was before the first model ran, ``results``.
 
     Raises:
         UsageError: if a name, an option or the split means nothing.
@@ -60,6 +63,7 @@ def bench_models(
         MissingError: if a backend is not installed.
         GateError: if a model fails the check that comes before the timing.
     """
+    machine = machine_facts()  # its load is that of others, not of the models
     with contextlib.ExitStack() as stack:
         engines = [
             stack.enter_context(open_any_engine(model, threads=threads, device=device, precision_hint=precision_hint))
@@ -89,9 +93,26 @@ def bench_models(
                 "frames_from": origin,
                 **_accuracy(engine, dataset, split, str(model), on_step),
             }
-            candidates.append(Candidate(str(model), engine, frames, open_reference(model), facts))
+            hint = precision_hint if engine.backend == "openvino" else None  # others take none
+            candidates.append(Candidate(str(model), engine, frames, open_reference(model), facts, hint))
         results = measure_interleaved(candidates, duration_s, partial(on_step, "timing") if on_step else None)
-    return {"machine": machine_facts(), "results": results}
+    return {
+        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "options": {
+            "duration_s": duration_s,
+            "rounds": rounds_in(duration_s),
+            "warmup_s": warm_up_s(duration_s),
+            "warmup_frames": WARMUP_FRAMES,
+            "checked_frames": CHECKED_FRAMES,
+            "threads": threads or physical_cores(),
+            "device": device,
+            "precision_hint": precision_hint,
+            "data": datasets[0].root.resolve().name if datasets[0] else None,
+            "split": part_name(part_of(datasets[0], split)) if datasets[0] else None,
+        },
+        "machine": machine,
+        "results": results,
+    }
 
 
 def _accuracy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from ..skip_head import Floats, Labels, transposed_convolution_numpy
 
 Indices = NDArray[np.intp]
 
-STRIDES = (32, 16, 8)
+HEADS = ((32, 16, 8), (32, 16, 8, 4))
+"""Strides of the scores of the heads that are compared: 8s, and 4s, which the models that ship have."""
+
 TIE = 1e-4
 """Labels may differ where the two best classes are this close: runtimes sum in different orders."""
 
@@ -23,7 +26,7 @@ class Case:
 
     Attributes:
         size_hw: (height, width) of the labels.
-        scores: float32 ``[N, C, h_i, w_i]`` for each of ``STRIDES``.
+        scores: float32 ``[N, C, h_i, w_i]``, coarse to fine.
         kernels: float32 ``[C, 1, 4, 4]``, last ``[C, 1, 2s, 2s]``.
     """
 
@@ -36,14 +39,25 @@ class Case:
         """(height, width) of the coarsest scores."""
         return self.scores[0].shape[2], self.scores[0].shape[3]
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each of the scores, coarse to fine: each grid is twice as fine as the one before."""
+        finest = self.kernels[-1].shape[-1] // 2
+        return tuple(finest << i for i in reversed(range(len(self.scores))))
 
-def make_case(size_hw: tuple[int, int], classes: int, batch: int = 1) -> Case:
+
+def head_name(strides: Sequence[int]) -> str:
+    """What a head is called, by its finest stride: ``8s``, ``4s``."""
+    return f"{strides[-1]}s"
+
+
+def make_case(size_hw: tuple[int, int], classes: int, batch: int = 1, strides: Sequence[int] = HEADS[0]) -> Case:
     """Random scores of ``batch`` images, and bilinear kernels moved at random as training would."""
     rng = np.random.default_rng(0)
-    sides = [tuple(-(-side // STRIDES[0]) << i for side in size_hw) for i in range(len(STRIDES))]
+    sides = [tuple(-(-side // strides[0]) << i for side in size_hw) for i in range(len(strides))]
     scores = [rng.standard_normal((batch, classes, h, w), np.float32) for h, w in sides]
     kernels = []
-    for s in (2, 2, STRIDES[-1]):
+    for s in (*[2] * (len(strides) - 1), strides[-1]):
         ramp = 1 - np.abs(np.arange(2 * s) - s + 0.5) / s
         moved = np.outer(ramp, ramp) + 0.05 * rng.standard_normal((classes, 1, 2 * s, 2 * s))
         kernels.append(moved.astype(np.float32))

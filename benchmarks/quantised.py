@@ -2,7 +2,8 @@
 
 Run as ``python -m fcn_edge.benchmarks.quantised``. Each checkpoint is exported, quantised and evaluated by what is
 behind ``fcn-edge export`` and ``fcn-edge eval``, in the CPU engine; ``CKPT@HxW`` is exported at that input size. Ranges
-are measured on the training images without the sequence, so that neither weights nor ranges have seen it.
+are measured on the training images without the sequence, so that neither weights nor ranges have seen it. Where the
+data have a ``val`` of their own, which nothing was trained on either, figures on it stand beside.
 """
 
 from __future__ import annotations
@@ -192,21 +193,29 @@ def int8_from(
     return fp32, typed_onnx(fp32, out, "int8", calib=calib, threads=threads, on_progress=on_step)
 
 
-def run_of(trained: Trained, tuned: Trained | None, dataset: Dataset, threads: int | None, on_step: OnStep) -> Run:
+def run_of(
+    trained: Trained,
+    tuned: Trained | None,
+    dataset: Dataset,
+    val: Dataset | None,
+    threads: int | None,
+    on_step: OnStep,
+) -> Run:
     """Quantise and evaluate a checkpoint and, if there is one, that which was fine-tuned from it.
 
     Args:
         trained: in floating point.
         tuned: fine-tuned from it with quantisation in the loop, or None.
         dataset: opened with the holdout and the checkpoint's classes.
+        val: the same opened without the holdout, for its own ``val``; None: there is none.
         threads: of the CPU engine; None: one for each physical core.
         on_step: called with the step's name, the number done and the number of all.
 
     Returns:
         An entry of the record's ``runs``: ``model``, ``params``, ``size_hw``, ``gmacs``, what :meth:`Trained.entry`
         says, and for ``fp32``, ``int8_ptq`` and ``int8_qat`` (None without) ``miou``, ``pixel_accuracy``,
-        ``per_class``; for the last two ``agreement`` and ``agreement_inside`` (away from borders) with the labels of
-        ``fp32``, ``method``,
+        ``per_class`` and ``val``, the same three there (None without); for the last two ``agreement`` and
+        ``agreement_inside`` (away from borders) with the labels of ``fp32``, ``method``,
         ``kept`` and ``layers`` (convolutions in FP16 and in INT8), ``calibration_frames``, ``held_out_frames``,
         ``calibration_sha256``; for the last besides its own :meth:`Trained.entry` and ``fp32``, its scores unquantised.
 
@@ -219,29 +228,34 @@ def run_of(trained: Trained, tuned: Trained | None, dataset: Dataset, threads: i
     with tempfile.TemporaryDirectory() as folder:
         fp32, report = int8_from(trained, Path(folder) / "ptq.onnx", calib, threads, on_step)
         run |= {"size_hw": list(trained.size_hw), "gmacs": facts_from_file(fp32)["gmacs"]}
-        run["fp32"] = _scores(fp32, dataset, threads, on_step)
-        run["int8_ptq"] = _int8_scores(report, fp32, dataset, threads, on_step)
+        run["fp32"] = _scores(fp32, dataset, val, threads, on_step)
+        run["int8_ptq"] = _int8_scores(report, fp32, dataset, val, threads, on_step)
         run["int8_qat"] = None
         if tuned:
             tuned = replace(tuned, size_hw=trained.size_hw)
             tuned_fp32, report = int8_from(tuned, Path(folder) / "qat.onnx", None, threads, on_step)
-            scores = _int8_scores(report, fp32, dataset, threads, on_step)
-            run["int8_qat"] = {**tuned.entry(), **scores, "fp32": _scores(tuned_fp32, dataset, threads, on_step)}
+            scores = _int8_scores(report, fp32, dataset, val, threads, on_step)
+            run["int8_qat"] = {**tuned.entry(), **scores, "fp32": _scores(tuned_fp32, dataset, val, threads, on_step)}
     return run
 
 
-def _scores(model: Path, dataset: Dataset, threads: int | None, on_step: OnStep) -> dict[str, Any]:
+def _scores(model: Path, dataset: Dataset, val: Dataset | None, threads: int | None, on_step: OnStep) -> dict[str, Any]:
     with open_engine(model, threads=threads) as engine:
         found = evaluate(engine, dataset, on_progress=partial(on_step, "evaluating"))
+        beside = evaluate(engine, val, on_progress=partial(on_step, "evaluating on val")) if val else None
     if found["miou"] is None:
         raise DataError(f"no pixel of the masks of {dataset.holdout} in {dataset.root} counts; hold out another one")
+    return {**_kept(found), "val": _kept(beside) if beside else None}
+
+
+def _kept(found: dict[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in ("miou", "pixel_accuracy", "per_class")}
 
 
 def _int8_scores(
-    report: TypedReport, fp32: Path, dataset: Dataset, threads: int | None, on_step: OnStep
+    report: TypedReport, fp32: Path, dataset: Dataset, val: Dataset | None, threads: int | None, on_step: OnStep
 ) -> dict[str, Any]:
-    scores = _scores(report.path, dataset, threads, on_step)
+    scores = _scores(report.path, dataset, val, threads, on_step)
     with open_engine(fp32, threads=threads) as reference, open_engine(report.path, threads=threads) as engine:
         images = tuple(sample.image for sample in dataset.samples("val"))
         frames = open_gate(GateRequest(frames=images), engine.contract)
@@ -277,11 +291,14 @@ def bench_quantised(
     runs = []
     for index, (one, tuned) in enumerate(pairs):
         on_step("checkpoints", index, len(pairs))
-        dataset = open_dataset(data, one.config["classes"], holdout)
-        runs.append(run_of(one, tuned, dataset, threads, on_step))
+        dataset, own = open_dataset(data, one.config["classes"], holdout), open_dataset(data, one.config["classes"])
+        val = own if own.splits.get("val") else None  # with a holdout, val is the holdout
+        runs.append(run_of(one, tuned, dataset, val, threads, on_step))
     on_step("checkpoints", len(pairs), len(pairs))
     record = held_out_record(BENCHMARK, data, holdout, runs)
     record["data"]["images"] = len(dataset.samples("val"))
+    if val:
+        record["data"]["val_images"] = len(val.samples("val"))
     return record
 
 

@@ -25,8 +25,8 @@ def markdown_from_record(payload: dict[str, Any]) -> str:
     models: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(payload["runs"], key=lambda run: (run["params"], run["model"], run["gmacs"], run["seed"])):
         models.setdefault((run["model"], _size(run)), []).append(run)
-    header = ["model", "input", "params M", "GMACs", "seeds", "fp32"]
-    header += [f"{name}{what}" for name in ("int8-ptq", "int8-qat") for what in ("", " drop", " agrees")]
+    header = ["model", "input", "params M", "GMACs", "seeds", "fp32", "fp32 val"]
+    header += [f"{name}{what}" for name in ("int8-ptq", "int8-qat") for what in ("", " drop", " agrees", " val")]
     rows = [_row(runs) for runs in models.values()]
     kept = [index for index in range(len(header)) if any(row[index] != NOTHING for row in rows)]
     table = markdown_table([header[index] for index in kept], [[row[index] for index in kept] for row in rows])
@@ -41,15 +41,21 @@ def _size(run: Run) -> str:
 def _row(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
     row = [first["model"], _size(first), f"{first['params'] / 1e6:.2f}", f"{first['gmacs']:.2f}", str(len(runs))]
-    row.append(_spread([run["fp32"]["miou"] for run in runs], _miou))
+    row += [_spread([run["fp32"]["miou"] for run in runs], _miou), _val([run["fp32"] for run in runs])]
     for key in ("int8_ptq", "int8_qat"):
         done = [run for run in runs if run[key]]
         # Not every seed need have been trained on: the mean of some must not pass for that of all.
         only = f", {len(done)} of {len(runs)} seeds" if 0 < len(done) < len(runs) else ""
         row.append(_spread([run[key]["miou"] for run in done], _miou) + only)
         row.append(_spread([100 * (run["fp32"]["miou"] - run[key]["miou"]) for run in done], _points))
-        row.append(_spread([run[key]["agreement"] for run in done], _share))
+        row += [_spread([run[key]["agreement"] for run in done], _share), _val([run[key] for run in done])]
     return row
+
+
+def _val(scores: Sequence[dict[str, Any]]) -> str:
+    """The mIoU on the data's own ``val``; records of before do not tell it."""
+    found = [own["miou"] for score in scores if (own := score.get("val")) and own["miou"] is not None]
+    return _spread(found, _miou)
 
 
 def _preface(payload: dict[str, Any]) -> str:
@@ -57,10 +63,12 @@ def _preface(payload: dict[str, Any]) -> str:
     frames = sorted({run["int8_ptq"]["calibration_frames"] for run in payload["runs"]})
     ptq = f"int8-ptq: ranges measured on {' or '.join(map(str, frames))} of the training images"
     qat = "; int8-qat: ranges learned in training" if any(run["int8_qat"] for run in payload["runs"]) else ""
+    own = data.get("val_images")
+    val = f" Val: mIoU on the {own} images of its own val, on which nothing was trained either." if own else ""
     return (
         f"mIoU on the {data['images']} images of {data['holdout']} of {data['name']}, on which nothing was trained or "
         "calibrated, in the CPU engine: mean over seeds (least to most). Drop: points of mIoU below fp32, seed by "
-        f"seed; agrees: share of labels that are fp32's. {ptq[0].upper()}{ptq[1:]}{qat}."
+        f"seed; agrees: share of labels that are fp32's. {ptq[0].upper()}{ptq[1:]}{qat}.{val}"
     )
 
 

@@ -37,13 +37,29 @@ PACKAGES = (
     "pycuda",
 )
 _GPU_FIELDS = ("name", "driver_version", "memory.total")
+CPU_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+)
+"""What decides how fast a CPU multiplies, as Linux calls it: ``asimddp`` and ``i8mm`` are Arm's."""
 
 
 def machine_facts() -> dict[str, Any]:
     """What this machine is and what runs on it.
 
     Returns:
-        ``cpu``, ``architecture``, ``instruction_set`` (of the fused head, None where it is not compiled),
+        ``cpu``, ``cpu_id`` (x86: family/model/stepping, as one name may stand for several generations; else None),
+        ``cpu_features`` (those of ``CPU_FEATURES`` that the kernel lists), ``mhz`` (the most that the first core may
+        have, or else has now; None where unknown), ``governor`` (of its frequency, None where unknown), ``load``
+        (processes that ran or waited in the minute before, on average; None where unknown),
+        ``architecture``, ``instruction_set`` (of the fused head, None where it is not compiled),
         ``instruction_limit`` (the newest that OpenVINO and torch were told to use; None: all), ``cores``,
         ``usable_cores``, ``memory_mib`` (None where unknown), ``os``, ``python``, ``packages`` (name to version, those
         installed), ``gpus`` (``name``, ``driver``, ``memory_mib`` each), ``board`` (a Jetson's, else None), ``commit``
@@ -53,6 +69,11 @@ def machine_facts() -> dict[str, Any]:
     commit, modified = _checkout()
     return {
         "cpu": _cpu_model(),
+        "cpu_id": _cpu_id(),
+        "cpu_features": _cpu_features(),
+        "mhz": _mhz(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "load": _load(),
         "architecture": platform.machine(),
         "instruction_set": targets[0] if targets else None,
         "instruction_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
@@ -118,12 +139,41 @@ def passes(training: Mapping[str, Any]) -> int:
 
 def _cpu_model() -> str:
     """The model's name from /proc/cpuinfo; an Arm core names no model there, so its part number is given."""
-    text = _read("/proc/cpuinfo")
     for key in ("model name", "Model", "CPU part"):
-        match = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
-        if match:
-            return match[1].strip() if key != "CPU part" else f"{platform.machine()} part {match[1].strip()}"
+        if value := _cpuinfo(key):
+            return value if key != "CPU part" else f"{platform.machine()} part {value}"
     return platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """What /proc/cpuinfo says of the first core that has such a line; empty where none has."""
+    match = re.search(rf"^{key}[ \t]*:[ \t]*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
+def _cpu_id() -> str | None:
+    parts = [_cpuinfo(key) for key in ("cpu family", "model", "stepping")]
+    return "/".join(parts) if all(parts) else None
+
+
+def _cpu_features() -> list[str]:
+    listed = set((_cpuinfo("flags") or _cpuinfo("Features")).split())  # x86's word, and Arm's
+    return [feature for feature in CPU_FEATURES if feature in listed]
+
+
+def _mhz() -> int | None:
+    highest_khz = _read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()
+    if highest_khz.isdigit():
+        return int(highest_khz) // 1000
+    with contextlib.suppress(ValueError):
+        return round(float(_cpuinfo("cpu MHz")))
+    return None
+
+
+def _load() -> float | None:
+    with contextlib.suppress(OSError, AttributeError):  # Windows has none
+        return round(os.getloadavg()[0], 2)
+    return None
 
 
 def _usable_cores() -> int | None:

@@ -23,6 +23,8 @@ from .record import write_record
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
 _NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
 _DOUBTFUL = 0.9
+_FEW_FRAMES = 200
+_MARK = "†"
 _TERMINAL = ("model", "precision", "p50 ms", "p99", "fps", "speed", "RSS MiB", "GPU MiB", "mIoU")
 
 
@@ -64,7 +66,8 @@ def bench_table(payload: dict[str, Any]) -> Table:
     """The results for a terminal of 80 columns; the report has more of them."""
     sizes = {_size(result.get("frame_hw")) for result in payload["results"]}
     frame = f"frame of {sizes.pop()}" if len(sizes) == 1 and "" not in sizes else "frame"
-    table = Table(title=f"{frame} in host memory to labels in host memory", padding=0)
+    caption = few_frames(payload["results"])
+    table = Table(title=f"{frame} in host memory to labels in host memory", caption=caption or None, padding=0)
     header, rows = _result_rows(payload["results"])
     shown = [index for index, name in enumerate(header) if name in _TERMINAL]
     for index in shown:
@@ -80,12 +83,20 @@ def doubts(results: Sequence[dict[str, Any]]) -> list[str]:
     Rounded networks differ by some per cent without any fault, most where they do not know what they see.
     """
     return [
-        f"{result['model']} ({result['precision']}) agrees with ONNX Runtime on {share:.1%} of the pixels, expected "
-        f"{_DOUBTFUL:.0%} or more on frames like those it learned from; give --data, and compare its mIoU with that of "
-        "its FP32 file (on a CPU without VNNI it is ONNX Runtime whose sums of integers overflow)"
+        f"{result['model']} ({_precision(result)}) agrees with ONNX Runtime on {share:.1%} of the pixels, expected "
+        f"{_DOUBTFUL:.0%} or more on frames like those it learned from: what was timed gives other labels; give "
+        "--data, and compare its mIoU with that of its FP32 file (on a CPU without VNNI it is ONNX Runtime whose sums "
+        "of integers overflow)"
         for result in results
         if (share := result.get("agreement_with_reference")) is not None and share < _DOUBTFUL
     ]
+
+
+def few_frames(results: Sequence[dict[str, Any]]) -> str:
+    """What the mark behind a p99 means; empty if none has one."""
+    if not any(map(_has_few_frames, results)):
+        return ""
+    return f"{_MARK} p99 of fewer than {_FEW_FRAMES} frames: it is hardly more than the slowest of them."
 
 
 def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
@@ -120,6 +131,7 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
         "range of the middle half.",
         "## Results",
         markdown_table(*_result_rows(results)),
+        *filter(None, [few_frames(results)]),
         f"![distribution of latency]({plot})" if plot else _NO_PLOT,
         "## Stages, median ms",
         markdown_table(["model", *stages], stage_rows),
@@ -127,6 +139,7 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
         "Share of pixels that are alike in two runs of the same frame, and with ONNX Runtime executing the same file.",
         markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
         *doubts(results),
+        *_how(payload),
         "## Machine",
         markdown_table(["fact", "value"], _fact_rows(payload["machine"])),
     ]
@@ -205,12 +218,14 @@ def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[lis
             [
                 name,
                 result["backend"],
-                result["precision"],
+                _precision(result),
                 _size(result["size_hw"]),
                 _size(result.get("frame_hw")),
                 _number(result["params"] and result["params"] / 1e6, 2),
                 _number(result["gmacs"], 2),
-                *(_number(latency[key], 2) for key in ("p50", "p90", "p99", "max")),
+                *(_number(latency[key], 2) for key in ("p50", "p90")),
+                _number(latency["p99"], 2) + (_MARK if _has_few_frames(result) else ""),
+                _number(latency["max"], 2),
                 _number(result["fps"], 1),
                 f"{middle:.2f} ({low:.2f}-{high:.2f})" if result is not results[0] else "1",
                 _number(result["rss_mib"], 0),
@@ -220,6 +235,14 @@ def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[lis
         )
     kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
     return [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def _how(payload: dict[str, Any]) -> list[str]:
+    """When and with which options it was measured; records of before do not tell."""
+    if "options" not in payload:
+        return []
+    rows = _fact_rows({"recorded": payload["recorded"], **payload["options"]})
+    return ["## How it was measured", markdown_table(["option", "value"], rows)]
 
 
 def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
@@ -234,6 +257,16 @@ def _fact_rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
         elif value is not None and value != []:
             rows.append([f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return rows
+
+
+def _precision(result: dict[str, Any]) -> str:
+    """The file's, and what the rest of it was computed in where that was asked for."""
+    hint = result.get("precision_hint")
+    return f"{result['precision']}, {hint}" if hint else str(result["precision"])
+
+
+def _has_few_frames(result: dict[str, Any]) -> bool:
+    return 0 < int(result.get("frames", 0)) < _FEW_FRAMES
 
 
 def _size(size_hw: Sequence[int] | None) -> str:

@@ -29,8 +29,8 @@ _HISTORY_LINES = 40
 _LITE_LICENCE = " So are EfficientNet-Lite's ImageNet weights (Google), with which it began."
 _ENLARGED = ', CamVid\'s own too: docs/ablations.md, "Larger inputs"'
 _DEPTHWISE = (
-    "its depthwise convolutions stay FP16 with `fcn-edge build NAME --keep '*depthwise*'`, or take `--precision fp16`: "
-    'docs/models.md, "Depthwise convolutions"'
+    "its depthwise convolutions stay FP16 with `fcn-edge build {name} -o engines --keep '*depthwise*'`, or take "
+    '`--precision fp16`: docs/models.md, "Depthwise convolutions"'
 )
 
 
@@ -147,7 +147,7 @@ def card(name: str, facts: dict[str, Any], record: dict[str, Any], judged: dict[
             "checkpoint, averaged weights; nothing was chosen on val or test",
         ],
         ["INT8", ranges],
-        *([["On a GPU", _DEPTHWISE]] if is_lite else []),
+        *([["On a GPU", _DEPTHWISE.format(name=name)]] if is_lite else []),
         ["Record", f"`benchmarks/records/{name}.json`"],
     ]
     scores = [[label, "-" if iou is None else f"{iou:.3f}"] for label, iou in judged["int8"]["per_class"].items()]

@@ -1,4 +1,4 @@
-"""How fast the fused skip head is against the same function in ONNX Runtime; knows nothing about backbones.
+"""How fast the fused skip head is against the same function in other runtimes; knows nothing about backbones.
 
 Run as ``python -m fcn_edge.benchmarks.skip_head``. The labels are compared first; only then is anything timed, all
 contenders in turn within one run, so that what disturbs the machine disturbs all of them.
@@ -7,6 +7,7 @@ contenders in turn within one run, so that what disturbs the machine disturbs al
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import os
@@ -17,14 +18,17 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnx import ModelProto
+from onnx.inliner import inline_local_functions
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import FcnEdgeError, GateError, MissingError, UsageError
 from ..export.skip_head_onnx import skip_head_model
 from ..pixels import require_cv2
+from ..runtime.engine_openvino import require_openvino
 from ..skip_head import Labels, native_targets, skip_head, skip_head_numpy
-from .head_case import STRIDES, Case, differing_pixels, make_case
+from .head_case import HEADS, Case, differing_pixels, head_name, make_case
 from .record import machine_facts, write_record
 from .report import told
 
@@ -54,10 +58,37 @@ def contenders(case: Case, threads: int, with_numpy: bool) -> dict[str, Callable
         return lambda: skip_head(case.scores, case.kernels, case.size_hw, threads, out=out, target=target)
 
     calls: dict[str, Callable[[], Labels]] = {BASELINE: onnx_runtime}
+    with contextlib.suppress(MissingError):
+        calls["OpenVINO"] = openvino_head(model, case, threads)
     calls |= {f"fused, {target}": fused(target) for target in native_targets()}
     if with_numpy:
         calls["NumPy reference"] = lambda: skip_head_numpy(case.scores, case.kernels, case.size_hw)
     return calls
+
+
+def openvino_head(model: ModelProto, case: Case, threads: int) -> Callable[[], Labels]:
+    """The same file in OpenVINO, which knows no functions of a file: the node is replaced by what it stands for.
+
+    Raises:
+        MissingError: if OpenVINO is not installed.
+    """
+    ov = require_openvino()
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    network = ov.Core().read_model(inline_local_functions(model).SerializeToString())
+    request = ov.Core().compile_model(network, "CPU", options).create_infer_request()
+    feed = {f"scores_{i}": scores for i, scores in enumerate(case.scores, start=1)}
+
+    def call() -> Labels:
+        request.infer(feed, share_inputs=True)
+        labels: Labels = request.get_output_tensor(0).data.view(np.uint8)  # OpenVINO's own, valid until the next call
+        return labels
+
+    return call
 
 
 def opencv_resize(case: Case) -> Callable[[], Labels]:
@@ -70,8 +101,8 @@ def opencv_resize(case: Case) -> Callable[[], Labels]:
         total = maps[0]
         for finer in maps[1:]:
             total = cv2.resize(total, finer.shape[1::-1]) + finer  # cv2 takes (width, height)
-        full = cv2.resize(total, (total.shape[1] * STRIDES[-1], total.shape[0] * STRIDES[-1]))[:height, :width]
-        labels: Labels = full.argmax(2)[None].astype(np.uint8)
+        full = cv2.resize(total, (total.shape[1] * case.strides[-1], total.shape[0] * case.strides[-1]))
+        labels: Labels = full[:height, :width].argmax(2)[None].astype(np.uint8)
         return labels
 
     return call
@@ -123,7 +154,7 @@ def bench_case(case: Case, threads: int, rounds: int, with_numpy: bool = False) 
     return {
         "size_hw": list(case.size_hw),
         "classes": case.scores[0].shape[1],
-        "strides": list(STRIDES),
+        "strides": list(case.strides),
         "differing_pixels": differing,
         "ms": ms,
         "speedup": {name: {key: ms[BASELINE][key] / times[key] for key in RATIOS} for name, times in ms.items()},
@@ -131,9 +162,11 @@ def bench_case(case: Case, threads: int, rounds: int, with_numpy: bool = False) 
 
 
 def _table(results: Sequence[dict[str, Any]], threads: int) -> Table:
+    """The cases of one head."""
     # A busy machine interrupts long calls more often than short ones, which flatters the short; processor time leaves
     # the interruptions out. The smallest of the ratios is shown.
-    table = Table(title=f"Skip head, {threads} thread{'s' if threads > 1 else ''}: median ms (times faster, at least)")
+    head, many = head_name(results[0]["strides"]), "s" if threads > 1 else ""
+    table = Table(title=f"Skip head {head}, {threads} thread{many}: median ms (times faster, at least)")
     table.add_column("contender")
     for result in results:
         height, width = result["size_hw"]
@@ -162,17 +195,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise MissingError("the fused head is not compiled; reinstall fcn-edge where a C++17 compiler is")
         load = os.getloadavg()[0]
         results = []
-        for size_hw, classes in itertools.product(SIZES_HW, CLASSES):
-            console.log(f"{size_hw[0]}x{size_hw[1]}, {classes} classes")
+        for strides, size_hw, classes in itertools.product(HEADS, SIZES_HW, CLASSES):
+            console.log(f"{head_name(strides)}, {size_hw[0]}x{size_hw[1]}, {classes} classes")
             rounds = QUICK_ROUNDS if args.quick else ROUNDS
-            results.append(bench_case(make_case(size_hw, classes), args.threads, rounds, args.numpy))
+            case = make_case(size_hw, classes, strides=strides)
+            results.append(bench_case(case, args.threads, rounds, args.numpy))
         if args.record:
             recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
             payload = {"benchmark": "skip_head", "recorded": recorded, "machine": machine_facts(), "load_before": load}
             write_record(args.record, {**payload, "threads": args.threads, "results": results})
     except FcnEdgeError as exc:
         return told(exc)
-    Console().print(_table(results, args.threads))
+    for strides in HEADS:
+        Console().print(_table([result for result in results if result["strides"] == list(strides)], args.threads))
     return 0
 
 

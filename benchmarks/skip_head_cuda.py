@@ -33,7 +33,7 @@ from ..errors import FcnEdgeError, GateError
 from ..skip_head import Floats, Labels, skip_head
 from . import cuda_graphs
 from .cuda_launcher import CudaLauncher, open_launcher
-from .head_case import STRIDES, Case, differing_pixels, make_case
+from .head_case import HEADS, Case, differing_pixels, head_name, make_case
 from .record import machine_facts, write_record
 from .report import told
 
@@ -190,7 +190,8 @@ def failure_sentence(exc: Exception) -> str:
 def bench_case(case: Case, precision: str, launcher: CudaLauncher, rounds: int) -> dict[str, Any]:
     """Check and time one case on the current GPU.
 
-    PyTorch computes FP32 without TF32, which would change labels. A contender of PyTorch's that fails is left out.
+    PyTorch computes FP32 without TF32, which would change labels, and by the algorithms that cuDNN finds fastest. A
+    contender of PyTorch's that fails is left out.
 
     Returns:
         ``batch``, ``size_hw``, ``classes``, ``strides``, ``precision``, ``bytes`` (of one call), ``sets``, ``pixels``
@@ -214,7 +215,8 @@ def bench_case(case: Case, precision: str, launcher: CudaLauncher, rounds: int) 
         left_out = {name: sentence for name in calls if name != FUSED}
     graphs, differing = {}, {}
     host: dict[str, float] = {}
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    # benchmark: cuDNN tries its algorithms in the calls that come before the capture, and takes the fastest.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
         for name, call in calls.items():
             if name in left_out:
                 continue
@@ -243,7 +245,7 @@ def bench_case(case: Case, precision: str, launcher: CudaLauncher, rounds: int) 
         "batch": case.scores[0].shape[0],
         "size_hw": list(case.size_hw),
         "classes": case.scores[0].shape[1],
-        "strides": list(STRIDES),
+        "strides": list(case.strides),
         "precision": precision,
         "bytes": nbytes,
         "sets": len(sets),
@@ -256,9 +258,9 @@ def bench_case(case: Case, precision: str, launcher: CudaLauncher, rounds: int) 
     }
 
 
-def case_name(batch: int, size_hw: Sequence[int], classes: int, precision: str) -> str:
+def case_name(batch: int, size_hw: Sequence[int], classes: int, precision: str, strides: Sequence[int]) -> str:
     """What a case is called in the table and in the log."""
-    return f"{batch} x {size_hw[0]}x{size_hw[1]}, {classes} classes, {precision}"
+    return f"{batch} x {size_hw[0]}x{size_hw[1]}, {classes} classes, {precision}, {head_name(strides)}"
 
 
 def table(results: Sequence[dict[str, Any]], peak: float) -> Table:
@@ -276,7 +278,7 @@ def table(results: Sequence[dict[str, Any]], peak: float) -> Table:
         us, speed = result["us"], result["gb_per_s"]
         times = [f"{us[name]['p50']:.1f}" if name in us else "-" for name in names]
         share = f"{speed[FUSED] / speed[COPY]:.0%}" if speed else "-"
-        case = case_name(*(result[key] for key in ("batch", "size_hw", "classes", "precision")))
+        case = case_name(*(result[key] for key in ("batch", "size_hw", "classes", "precision", "strides")))
         shown.add_row(case.replace(", ", "\n", 1), *times, share)
     return shown
 
@@ -287,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("library", type=Path, metavar="LIBRARY", help="libfcn_edge_cuda.so or libfcn_edge_plugin.so")
     parser.add_argument("--precision", choices=list(DTYPES), action="append", help="of scores and kernels (both)")
     parser.add_argument("--classes", type=int, choices=CLASSES, action="append", help="of the cases (both)")
+    parser.add_argument("--head", choices=[head_name(strides) for strides in HEADS], action="append", help="(both)")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a claim")
     parser.add_argument("-o", dest="record", type=Path, metavar="FILE.json", help="write a record with machine facts")
     args = parser.parse_args(arguments)
@@ -295,13 +298,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         launcher = open_launcher(args.library)
         cuda_graphs.require_gpu()
         chosen = [case for case in (*SINGLE, *LARGE) if not args.classes or case[2] in args.classes]
-        cases = list(itertools.product(chosen, args.precision or DTYPES))
+        heads = [strides for strides in HEADS if not args.head or head_name(strides) in args.head]
+        cases = list(itertools.product(heads, chosen, args.precision or DTYPES))
         recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
         record: dict[str, Any] = {"benchmark": "skip_head_cuda", "recorded": recorded, "machine": machine_facts()}
         record |= {"copy_gb_per_s": cuda_graphs.peak_copy_gb_per_s(), "cases": len(cases), "results": []}
-        for (batch, size_hw, classes), precision in cases:
-            console.log(case_name(batch, size_hw, classes, precision))
-            case = make_case(size_hw, classes, batch)
+        for strides, (batch, size_hw, classes), precision in cases:
+            console.log(case_name(batch, size_hw, classes, precision, strides))
+            case = make_case(size_hw, classes, batch, strides)
             result = bench_case(case, precision, launcher, QUICK_ROUNDS if args.quick else ROUNDS)
             for name, sentence in result["left_out"].items():
                 console.log(f"{name} is left out: {sentence}", markup=False)

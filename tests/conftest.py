@@ -189,13 +189,18 @@ def tensorrt_site() -> Path:
 def tensorrt_rtx_site() -> Path:
     """Folder that, on PYTHONPATH, gives TensorRT-RTX as pip installs it; 100 MB are downloaded on first use."""
     site = Path(os.environ.get("FCN_EDGE_TENSORRT_RTX", ROOT / "build" / "tensorrt_rtx"))
-    if not (site / "tensorrt_rtx").is_dir():
-        packages = [f"tensorrt_rtx_cu13{part}==1.7.1.116" for part in ("", "_bindings", "_libs")]
+    packages = [f"tensorrt_rtx_cu13{part}==1.7.1.116" for part in ("", "_bindings", "_libs")]
+    return _installed(site, "tensorrt_rtx", packages).parent
+
+
+def _installed(site: Path, wanted: str, packages: list[str]) -> Path:
+    """``wanted`` in a folder into which pip installs packages, on first use; the test is skipped where it cannot."""
+    if not (site / wanted).exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20"]
         result = subprocess.run([*pip, "--target", str(site), *packages], capture_output=True, text=True)
         if result.returncode:
-            pytest.skip(f"TensorRT-RTX cannot be installed here: {result.stderr.strip()[-300:]}")
-    return site
+            pytest.skip(f"{wanted} cannot be installed here: {result.stderr.strip()[-300:]}")
+    return site / wanted
 
 
 @pytest.fixture(scope="session")
@@ -210,13 +215,25 @@ def tensorrt_include() -> Path:
     pytest.skip("TensorRT's headers are not here; set TENSORRT_ROOT to a folder that holds include/NvInferRuntime.h")
 
 
+def _nvcc_of_toolkit() -> str | None:
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
 @pytest.fixture(scope="session")
-def nvcc() -> Path:
-    """CUDA's compiler, from PATH or its usual folder."""
-    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+def toolkit_nvcc() -> Path:
+    """CUDA's compiler with the libraries beside it, from PATH or its usual folder."""
+    found = _nvcc_of_toolkit()
     if found is None:
         pytest.skip("nvcc is not here; install CUDA's toolkit, or put nvcc into PATH")
     return Path(found)
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> Path:
+    """CUDA's compiler, the toolkit's or, where there is none, pip's, of which 100 MB are downloaded on first use."""
+    found = _nvcc_of_toolkit()
+    packages = [f"nvidia-{part}==13.0.*" for part in ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-runtime", "cuda-cccl")]
+    return Path(found) if found else _installed(ROOT / "build" / "cuda", "nvidia/cu13/bin/nvcc", packages)
 
 
 def _built(name: str, target: str, options: list[str]) -> Path:
@@ -238,14 +255,18 @@ def _built(name: str, target: str, options: list[str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plugin_library(tensorrt_include: Path, nvcc: Path) -> Path:
+def plugin_library(tensorrt_include: Path, toolkit_nvcc: Path) -> Path:
     """The TensorRT plugin, built by CMake for one chip."""
-    options = [f"-DFCN_EDGE_TENSORRT_INCLUDE={tensorrt_include}", f"-DFCN_EDGE_NVCC={nvcc}", "-DFCN_EDGE_PLUGIN=ON"]
+    options = [
+        f"-DFCN_EDGE_TENSORRT_INCLUDE={tensorrt_include}",
+        f"-DFCN_EDGE_NVCC={toolkit_nvcc}",
+        "-DFCN_EDGE_PLUGIN=ON",
+    ]
     return _built("plugin", "fcn_edge_plugin", options)
 
 
 @pytest.fixture(scope="session")
-def cuda_library(nvcc: Path) -> Path:
+def cuda_library(toolkit_nvcc: Path) -> Path:
     """The CUDA kernel alone, built by CMake for one chip; needs no TensorRT."""
-    options = [f"-DFCN_EDGE_NVCC={nvcc}", "-DFCN_EDGE_PLUGIN=OFF", "-DFCN_EDGE_CUDA_LIBRARY=ON"]
+    options = [f"-DFCN_EDGE_NVCC={toolkit_nvcc}", "-DFCN_EDGE_PLUGIN=OFF", "-DFCN_EDGE_CUDA_LIBRARY=ON"]
     return _built("cuda_library", "fcn_edge_cuda_library", options)

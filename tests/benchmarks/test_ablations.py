@@ -23,6 +23,12 @@ from fcn_edge.training.config import config_from_dict
 
 Make = Callable[..., Path]
 
+RECORDS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "benchmarks" / "records").glob("*.json"))
+    if '"benchmark": "ablations"' in path.read_text()
+]
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Make:
@@ -79,18 +85,33 @@ def test_runs_that_differ_in_the_seed_make_one_line(run: Make) -> None:
     assert (base.miou, base.difference) == (pytest.approx(0.42), 0)
     assert (kernel.miou, kernel.lowest, kernel.highest) == (pytest.approx(0.48), 0.46, 0.50)
     assert kernel.difference == pytest.approx(0.06)
-    assert mixed.difference == pytest.approx(0.03)
-    assert ohem.difference == pytest.approx(-0.12)
+    assert kernel.differences == {0: pytest.approx(0.10), 1: pytest.approx(0.02)}
+    assert (mixed.difference, ohem.difference) == (None, None)  # the baseline has none of their seeds
     assert [run.name for run in kernel.runs] == ["kernel-0", "kernel-1"]
     assert (record.data, record.split, record.config["loss"]) == ("camvid", "0006R0", "ce")
 
     table = markdown_from_ablations(record)
     assert "| nothing: the baseline | 0, 1 | 0.420 | 0.400..0.440 |  | 2 |" in table
-    assert "| `--kernel-lr 0.5` | 0, 1 | 0.480 | 0.460..0.500 | +0.060 | 3 |" in table
-    assert "| `--crop 96x96 --freeze-bn --scale 0.5,1.5 --paste 0.5` | 2 | 0.450 |  | +0.030 | 2 |" in table
-    assert "| `--loss ohem` | 5 | 0.300 |  | -0.120 | 2 |" in table
+    assert "| `--kernel-lr 0.5` | 0, 1 | 0.480 | 0.460..0.500 | +0.060 | 3 | 0: +0.100, 1: +0.020 |" in table
+    assert "| `--crop 96x96 --freeze-bn --scale 0.5,1.5 --paste 0.5` | 2 | 0.450 |  |  | 2 |  |" in table
+    assert "| `--loss ohem` | 5 | 0.300 |  |  | 2 |  |" in table
     assert "| changed | road | sky |" in table
     assert "| `--kernel-lr 0.5` | 0.480 |  |" in table  # a class that was never seen has no figure
+
+
+def test_a_difference_is_that_of_runs_of_one_seed(run: Make) -> None:
+    """One seed against the mean of several would tell the seeds' difference too."""
+    folders = [run("base-0", 0.40, seed=0), run("base-1", 0.44, seed=1)]
+    folders += [run("flat-1", 0.43, seed=1, aux=0.0), run("flat-7", 0.90, seed=7, aux=0.0)]
+    flat = ablations_from_runs(folders, "base-0").results[1]
+    assert flat.differences == {1: pytest.approx(-0.01)}
+    assert flat.difference == pytest.approx(-0.01)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_the_records_state_what_their_runs_say(path: Path) -> None:
+    stated = [line["difference"] for line in json.loads(path.read_text())["results"]]
+    assert stated == [line.difference for line in ablations_from_record(path).results]
 
 
 def test_the_first_run_is_the_baseline_and_its_options_may_be_the_unusual_ones(run: Make) -> None:

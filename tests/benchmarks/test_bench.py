@@ -1,16 +1,18 @@
 """The whole bench: one object for several models, on data and without, and on a device that has no torch."""
 
+import datetime
 import json
 import subprocess
 import sys
 
 import pytest
 
-from fcn_edge.benchmarks import latency
+from fcn_edge.benchmarks import latency, report
 from fcn_edge.benchmarks.accuracy import evaluate
 from fcn_edge.benchmarks.bench import bench_models
 from fcn_edge.benchmarks.engines import open_any_engine
 from fcn_edge.benchmarks.memory import memory_alone, peak_rss_mib
+from fcn_edge.cli import main
 from fcn_edge.dataset import open_dataset
 from fcn_edge.errors import EngineError, ModelError
 
@@ -49,7 +51,20 @@ def test_models_of_two_backends_side_by_side_on_data(small_onnx, small_checkpoin
         device="cpu",
         on_step=lambda what, done, total: steps.append((what, done, total)),
     )
-    assert list(payload) == ["machine", "results"]
+    assert list(payload) == ["recorded", "options", "machine", "results"]
+    assert datetime.date.fromisoformat(payload["recorded"])
+    assert payload["options"] == {
+        "duration_s": 0.1,
+        "rounds": latency.MIN_ROUNDS,
+        "warmup_s": 0.0,
+        "warmup_frames": latency.WARMUP_FRAMES,
+        "checked_frames": latency.CHECKED_FRAMES,
+        "threads": 1,
+        "device": "cpu",
+        "precision_hint": None,
+        "data": "data",
+        "split": "val",
+    }
     assert payload["machine"]["cpu"]
     onnx, checkpoint = payload["results"]
     assert (onnx["backend"], checkpoint["backend"]) == ("openvino", "torch")
@@ -75,7 +90,9 @@ def test_models_of_two_backends_side_by_side_on_data(small_onnx, small_checkpoin
 
 
 def test_without_data_frames_are_synthetic_and_there_is_no_accuracy(small_onnx):
-    (result,) = bench_models([small_onnx], duration_s=0.05, threads=1)["results"]
+    payload = bench_models([small_onnx], duration_s=0.05, threads=1)
+    assert (payload["options"]["data"], payload["options"]["split"]) == (None, None)
+    (result,) = payload["results"]
     assert result["miou"] is None
     assert result["frames_from"] == "synthetic://street"
     assert result["frame_hw"] == result["size_hw"] == [32, 48]
@@ -87,6 +104,25 @@ def test_models_side_by_side_see_the_same_drawn_frames(small_onnx):
     results = bench_models([small_onnx, "camvid-s"], duration_s=0.05, threads=1)["results"]
     assert [result["frame_hw"] for result in results] == [[32, 48], [32, 48]]
     assert [result["size_hw"] for result in results] == [[32, 48], [432, 576]]
+
+
+def test_the_hint_stands_in_the_result(small_onnx, small_checkpoint):
+    payload = bench_models(
+        [small_onnx, small_checkpoint], duration_s=0.05, threads=1, device="cpu", precision_hint="bf16"
+    )
+    assert payload["options"]["precision_hint"] == "bf16"
+    onnx, checkpoint = payload["results"]
+    assert (onnx["precision"], onnx["precision_hint"]) == ("fp32", "bf16")
+    assert checkpoint["precision_hint"] is None  # torch takes none
+
+
+def test_the_command_tells_of_labels_far_from_the_reference(small_onnx, monkeypatch, capsys):
+    monkeypatch.setattr(report, "_DOUBTFUL", 1.1)
+    assert main(["bench", str(small_onnx), "--duration", "0.05s", "--threads", "1", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["results"]
+    assert "agrees with ONNX Runtime on 100.0% of the pixels" in shown.err
+    assert "what was timed gives other labels" in shown.err
 
 
 def test_data_of_other_classes_are_refused_before_anything_is_timed(small_onnx, drawn_root):

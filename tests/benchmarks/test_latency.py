@@ -174,6 +174,20 @@ def test_an_int8_engine_may_differ_and_the_share_is_reported(frames):
     assert result["agreement_with_reference"] == pytest.approx(0.99, abs=1e-4)
 
 
+@pytest.mark.parametrize("hint", ["bf16", "f32"])
+def test_what_is_rounded_by_a_hint_is_not_held_to_fp32(frames, hint):
+    engine = Other(0.01, always=True)
+    candidate = Candidate("x", engine, frames, EchoEngine().infer, precision_hint=hint)
+    if hint == "f32":
+        with pytest.raises(GateError, match="in fp32; export it again"):
+            measure_interleaved([candidate], 0.02)
+        return
+    (result,) = measure_interleaved([candidate], 0.02)
+    assert (result["precision"], result["precision_hint"]) == ("fp32", "bf16")
+    assert result["agreement_with_reference"] == pytest.approx(0.99, abs=1e-4)
+    assert measure(EchoEngine(), frames, 0.02)["precision_hint"] is None
+
+
 def test_an_engine_that_contradicts_itself_is_not_timed(frames):
     with pytest.raises(GateError, match="contradicts itself"):
         measure(Other(0.01), frames, 0.02)
@@ -216,12 +230,39 @@ class Counting(EchoEngine):
 @pytest.mark.parametrize(("count", "first_of_turns"), [(1, 0), (2, latency.MIN_ROUNDS)])
 def test_engines_are_checked_and_warm_before_they_are_timed(frames, monkeypatch, count, first_of_turns):
     """With others between its turns an engine's caches are cold: the first frame of each turn does not count."""
-    monkeypatch.setattr(latency, "WARMUP_S", 60.0)
-    engines = [Counting() for _ in range(count)]
-    results = measure_interleaved([Candidate("x", engine, frames) for engine in engines], 0.02)
+    monkeypatch.setattr(latency, "WARMUP_S", 60.0)  # so it is the duration: over before ten frames of 12 ms
+    engines = [Counting(delay_s=0.012) for _ in range(count)]
+    results = measure_interleaved([Candidate("x", engine, frames) for engine in engines], 0.1)
     for engine, result in zip(engines, results, strict=True):
         untimed = engine.calls - result["frames"]
         assert untimed == 2 * latency.CHECKED_FRAMES + latency.WARMUP_FRAMES + first_of_turns
+
+
+@pytest.mark.parametrize(
+    ("frame_s", "seconds", "expected"),
+    [
+        (0.01, 1.0, 100),  # ten frames of a quick engine are over before the clocks have settled
+        (0.5, 1.0, 10),  # ten, though the second is over
+        (3.0, 1.0, 4),  # and no longer than ten seconds
+        (0.01, 0.05, 10),
+    ],
+)
+def test_a_warm_up_lasts_for_its_time_and_its_frames(frames, monkeypatch, frame_s, seconds, expected):
+    now = [0.0]
+
+    class Slow(EchoEngine):
+        def infer(self, frame_bgr):
+            now[0] += frame_s
+            return super().infer(frame_bgr)
+
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    latency._warm_up(Candidate("x", Slow(), frames), seconds)
+    assert now[0] / frame_s == pytest.approx(expected, abs=1)  # sums of floats
+
+
+def test_a_warm_up_is_no_longer_than_the_timing(monkeypatch):
+    monkeypatch.setattr(latency, "WARMUP_S", 1.0)
+    assert (latency.warm_up_s(10.0), latency.warm_up_s(0.1)) == (1.0, 0.1)
 
 
 def test_stages_are_medians(frames):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip("openvino")
 
 import torch
 
-from fcn_edge import street
+from fcn_edge import pixels, street
 from fcn_edge.benchmarks import quantised
 from fcn_edge.benchmarks.quantised_table import markdown_from_record
 from fcn_edge.contract import Contract
@@ -28,6 +29,7 @@ from fcn_edge.training.qat import quantised as quantised_model
 
 SIZE_HW = (64, 96)
 HOLDOUT = "b"
+RECORDS = sorted((Path(__file__).parents[2] / "benchmarks" / "records").glob("quantised*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,27 @@ def test_the_table_is_printed_again_from_the_record(measured, tmp_path, capsys):
     assert (tmp_path / "t.md").read_text() == text
 
 
+def test_the_datas_own_val_is_judged_beside_the_sequence(data, write_checkpoint, measured, tmp_path):
+    root = tmp_path / "with-val"
+    shutil.copytree(data, root)
+    for number in range(100, 103):
+        image, labels = street.draw_street(number, 5.0, SIZE_HW)
+        pixels.write_png(root / "images" / "val" / f"a_{number}.png", image)
+        pixels.write_png(root / "masks" / "val" / f"a_{number}.png", labels)
+    payload = quantised.bench_quantised([write_checkpoint("one.pt")], [], root, HOLDOUT, 1, lambda *step: None)
+    assert payload["data"] == {"name": "with-val", "holdout": HOLDOUT, "images": 2, "val_images": 3}
+    (run,), before = payload["runs"], json.loads(measured.read_bytes())["runs"][0]
+    for key in ("fp32", "int8_ptq"):
+        assert before[key]["val"] is None
+        assert run[key]["miou"] == before[key]["miou"]  # judged on the sequence as before
+        assert set(run[key]["val"]) == {"miou", "pixel_accuracy", "per_class"}
+        assert 0 < run[key]["val"]["miou"] != run[key]["miou"]
+    text = markdown_from_record(payload)
+    assert "3 images of its own val" in text
+    assert f"| {run['fp32']['miou']:.4f} | {run['fp32']['val']['miou']:.4f} |" in text
+    assert text.splitlines()[-1].endswith(f"| {run['int8_ptq']['val']['miou']:.4f} |")
+
+
 def test_what_was_fine_tuned_stands_beside_what_it_came_from(data, write_checkpoint, measured):
     float_one = write_checkpoint("float.pt")
     tuned = write_checkpoint("tuned.pt", 4, float_one, qat=True, init="float.pt")
@@ -178,6 +201,21 @@ def test_means_ranges_and_drops_go_over_seeds():
     assert small["int8-ptq drop"] == "0.25 (0.10 to 0.40)"  # points, seed by seed
     assert small["int8-qat drop"] == "0.00 (-0.05 to 0.05)"
     assert (big["fp32"], big["int8-ptq drop"], big["int8-qat"], big["int8-qat drop"]) == ("0.5000", "0.10", "-", "-")
+
+
+def test_records_of_before_have_no_column_of_val():
+    old = run_of("one", 1e6, 0, 0.44, 0.439)
+    assert not [name for name in table_of([old])[0] if "val" in name]
+    new = run_of("one", 1e6, 0, 0.44, 0.439)
+    new["fp32"]["val"] = {"miou": 0.61}
+    new["int8_ptq"]["val"] = {"miou": 0.6}
+    (row,) = table_of([new])
+    assert (row["fp32 val"], row["int8-ptq val"]) == ("0.6100", "0.6000")
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_the_records_that_are_there_give_their_tables(path):
+    assert "int8-ptq drop" in markdown_from_record(quantised.read_record(path))
 
 
 def test_a_mean_over_some_seeds_says_so_and_columns_of_nothing_go():

@@ -70,7 +70,7 @@ def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_jetson_is_recognised(monkeypatch: pytest.MonkeyPatch):
     files = {
-        "/proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n",
+        "/proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n",
         "/proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
         "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n",
         "/proc/meminfo": "MemTotal:       64349548 kB\n",
@@ -80,7 +80,35 @@ def test_a_jetson_is_recognised(monkeypatch: pytest.MonkeyPatch):
     facts = machine_facts()
     assert facts["board"] == "NVIDIA Jetson AGX Orin Developer Kit, R36 (release), REVISION: 4.3"
     assert facts["cpu"] == "aarch64 part 0xd42"
+    assert (facts["cpu_id"], facts["cpu_features"], facts["mhz"]) == (None, ["asimddp"], None)
     assert facts["memory_mib"] == 62841
+
+
+def test_machines_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch):
+    """An "AMD EPYC" of a cloud may be any of four generations."""
+    core = (
+        "processor\t: {}\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+        "stepping\t: 1\ncpu MHz\t\t: 2599.998\nflags\t\t: fpu avx2 avx512f avx512_vnni avx512_bf16 avx512vl\n"
+    )
+    files = {"/proc/cpuinfo": core.format(0) + "\n" + core.format(1).replace("2599.998", "3500")}
+    monkeypatch.setattr(record, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(record.os, "getloadavg", lambda: (1.238, 7.0, 9.0))
+    facts = machine_facts()
+    assert (facts["cpu"], facts["cpu_id"]) == ("AMD EPYC", "25/17/1")
+    assert facts["cpu_features"] == ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
+    assert (facts["mhz"], facts["governor"], facts["load"]) == (2600, None, 1.24)
+    files["/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"] = "3700000\n"
+    files["/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"] = "powersave\n"
+    assert (machine_facts()["mhz"], machine_facts()["governor"]) == (3700, "powersave")
+
+    def none() -> None:
+        raise OSError
+
+    files.clear()
+    monkeypatch.setattr(record.os, "getloadavg", none)
+    facts = machine_facts()
+    assert facts["cpu_features"] == []
+    assert [facts[key] for key in ("cpu_id", "mhz", "governor", "load")] == [None] * 4
 
 
 def test_passes_are_over_the_images_whatever_an_epoch_was():

@@ -94,6 +94,36 @@ def test_tables_hold_the_figures(payload):
     assert facts == {"cpu": "Some CPU", "cores": "2", "packages.numpy": "2.4.6", "gpus.0.name": "G"}
 
 
+def test_how_it_was_measured_is_told(payload):
+    assert "How it was measured" not in report.markdown_from_bench(payload)  # a record of before does not say
+    payload |= {"recorded": "2026-07-30", "options": {"duration_s": 10.0, "rounds": 20, "data": None}}
+    rows = rows_of(report.markdown_from_bench(payload), "How it was measured")
+    assert {row["option"]: row["value"] for row in rows} == {
+        "recorded": "2026-07-30",
+        "duration_s": "10.0",
+        "rounds": "20",
+    }
+
+
+def test_a_precision_that_was_asked_for_stands_beside_the_files(payload):
+    payload["results"][0]["precision_hint"] = "bf16"
+    payload["results"][1]["precision_hint"] = None
+    rows = rows_of(report.markdown_from_bench(payload), "Results")
+    assert [row["precision"] for row in rows] == ["fp32, bf16", "int8"]
+
+
+def test_p99_of_few_frames_is_marked(payload):
+    note = "† p99 of fewer than 200 frames"
+    assert note not in report.markdown_from_bench(payload)
+    assert report.bench_table(payload).caption is None
+    payload["results"][1]["frames"] = 40
+    markdown = report.markdown_from_bench(payload)
+    first, second = rows_of(markdown, "Results")
+    assert (first["p99"], second["p99"]) == ("17.57", "8.78†")
+    assert note in markdown
+    assert report.bench_table(payload).caption.startswith(note)
+
+
 def test_the_size_of_the_frames_is_told(payload):
     def title():
         return report.bench_table(payload).title

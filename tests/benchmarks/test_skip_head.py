@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("cv2")
 
 from fcn_edge.benchmarks import skip_head as benchmark
-from fcn_edge.errors import GateError
+from fcn_edge.errors import GateError, MissingError
 from fcn_edge.skip_head import native_targets, skip_head_numpy
 
 
@@ -52,6 +52,28 @@ def test_every_image_of_a_batch_is_judged():
     assert benchmark.differing_pixels(case, others, labels) == (3, 2)
 
 
+@pytest.mark.parametrize("strides", benchmark.HEADS)
+def test_every_contender_gives_the_labels_of_the_reference(strides: tuple[int, ...]):
+    pytest.importorskip("openvino")
+    case = benchmark.make_case((90, 120), 11, strides=strides)
+    assert case.strides == strides
+    assert case.scores[-1].shape[2:] == (96 // strides[-1], 128 // strides[-1])
+    expected = skip_head_numpy(case.scores, case.kernels, case.size_hw)
+    calls = benchmark.contenders(case, threads=1, with_numpy=False)
+    assert {"ONNX Runtime", "OpenVINO"} <= set(calls)
+    for name, call in calls.items():
+        assert benchmark.differing_pixels(case, call(), expected)[1] == 0, name
+    assert benchmark.opencv_resize(case)().shape == (1, 90, 120)
+
+
+def test_without_openvino_the_others_are_compared(monkeypatch: pytest.MonkeyPatch):
+    def missing() -> None:
+        raise MissingError("an .onnx model needs OpenVINO")
+
+    monkeypatch.setattr(benchmark, "require_openvino", missing)
+    assert "OpenVINO" not in benchmark.contenders(benchmark.make_case((64, 96), 5), threads=1, with_numpy=False)
+
+
 def test_a_contender_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmark, "times_ns", lambda *_: pytest.fail("timed before it was checked"))
     monkeypatch.setattr(benchmark, "skip_head", lambda *_, **__: np.full((1, 64, 96), 3, np.uint8))
@@ -73,16 +95,21 @@ def test_contenders_run_in_turn():
 def test_the_record_holds_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "skip_head.json"
     assert benchmark.main(["--quick", "--numpy", "--threads", "2", "-o", str(path)]) == 0
-    assert "ONNX Runtime" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ONNX Runtime" in shown
+    assert "Skip head 8s, 2 threads" in shown
+    assert "Skip head 4s, 2 threads" in shown
     payload = json.loads(path.read_text())
     assert payload["threads"] == 2
     assert payload["machine"]["cpu"]
-    assert [(r["size_hw"], r["classes"]) for r in payload["results"]] == [
-        ([90, 120], 11),
-        ([90, 120], 19),
-        ([64, 130], 11),
-        ([64, 130], 19),
-    ]
+    for strides in ([32, 16, 8], [32, 16, 8, 4]):
+        assert [(r["size_hw"], r["classes"]) for r in payload["results"] if r["strides"] == strides] == [
+            ([90, 120], 11),
+            ([90, 120], 19),
+            ([64, 130], 11),
+            ([64, 130], 19),
+        ]
+    assert len(payload["results"]) == 8
     for result in payload["results"]:
         assert set(result["ms"]) == set(result["speedup"]) >= {"NumPy reference", "cv2.resize + argmax"}
         for name, ms in result["ms"].items():

@@ -247,14 +247,14 @@ def test_percentiles():
 
 def test_table_tells_bandwidth_of_large_cases_only():
     def cells(result: dict) -> list[str]:
-        whole = {"size_hw": [360, 480], "classes": 11, "precision": "fp16", **result}
+        whole = {"size_hw": [360, 480], "classes": 11, "precision": "fp16", "strides": [32, 16, 8, 4], **result}
         return [next(iter(column.cells)) for column in benchmark.table([whole], 4000.0).columns]
 
     us = {name: {"p50": time} for name, time in ((benchmark.FUSED, 3.0), (benchmark.COPY, 1.5), (benchmark.NODE, 1.25))}
     small = cells({"batch": 1, "us": us, "gb_per_s": {}})
-    assert small == ["1 x 360x480\n11 classes, fp16", "3.0", "-", "-", "1.5", "1.2", "-"]
+    assert small == ["1 x 360x480\n11 classes, fp16, 4s", "3.0", "-", "-", "1.5", "1.2", "-"]
     large = cells({"batch": 9, "us": us, "gb_per_s": {benchmark.FUSED: 2.0, benchmark.COPY: 4.0}})
-    assert (large[0], large[-1]) == ("9 x 360x480\n11 classes, fp16", "50%")
+    assert (large[0], large[-1]) == ("9 x 360x480\n11 classes, fp16, 4s", "50%")
 
 
 def test_the_record_grows_case_by_case(
@@ -269,7 +269,8 @@ def test_the_record_grows_case_by_case(
     monkeypatch.setattr(benchmark, "open_launcher", lambda library: reference_launcher)
     monkeypatch.setattr(benchmark, "SINGLE", ((1, (40, 60), 11),))
     monkeypatch.setattr(benchmark, "LARGE", ((2, (32, 64), 11), (2, (32, 64), 19)))
-    assert benchmark.main(["x.so", "--quick", "--classes", "11", "-o", str(path)]) == 0
+    arguments = ["x.so", "--quick", "--classes", "11", "--head", "8s", "-o", str(path)]
+    assert benchmark.main(arguments) == 0
     shown = capsys.readouterr()
     assert "2 x 32x64, 11 classes, fp16" in shown.err
     assert "11 classes, fp16" in shown.out
@@ -280,10 +281,40 @@ def test_the_record_grows_case_by_case(
     assert found == [(1, 11, "fp32"), (1, 11, "fp16"), (2, 11, "fp32"), (2, 11, "fp16")]
 
     monkeypatch.setattr(benchmark, "open_launcher", lambda library: wrong_for_two_images)
-    assert benchmark.main(["x.so", "--quick", "--classes", "11", "-o", str(path)]) == 6
+    assert benchmark.main(arguments) == 6
     assert "differs from the reference" in " ".join(capsys.readouterr().err.split())
     payload = json.loads(path.read_text())
     assert (payload["cases"], len(payload["results"])) == (4, 2)
+
+
+def test_the_head_that_ships_is_checked_and_timed_too(
+    host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(benchmark, "open_launcher", lambda library: reference_launcher)
+    monkeypatch.setattr(benchmark, "SINGLE", ((1, (40, 60), 11),))
+    monkeypatch.setattr(benchmark, "LARGE", ())
+    assert benchmark.main(["x.so", "--quick", "--precision", "fp32", "-o", str(path)]) == 0
+    assert "1 x 40x60, 11 classes, fp32, 4s" in capsys.readouterr().err
+    results = json.loads(path.read_text())["results"]
+    assert [result["strides"] for result in results] == [[32, 16, 8], [32, 16, 8, 4]]
+    assert all(result["left_out"] == {} for result in results)  # PyTorch's labels are those of the reference
+    assert benchmark.main(["x.so", "--quick", "--head", "4s", "-o", str(path)]) == 0
+    assert [result["strides"] for result in json.loads(path.read_text())["results"]] == [[32, 16, 8, 4]] * 2
+
+
+def test_pytorch_may_choose_its_fastest_algorithm(host, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def tuned(call):
+        seen.append(torch.backends.cudnn.benchmark)
+        call()
+        return 0.0
+
+    monkeypatch.setattr(cuda_graphs, "call_seconds", tuned)
+    benchmark.bench_case(make_case(SIZE_HW, 5), "fp32", reference_launcher, rounds=1)
+    assert seen == [True, True]  # in the calls before the capture, eager and compiled
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.gpu("torch")
@@ -296,7 +327,7 @@ def test_on_a_gpu_everything_is_timed(
     path = tmp_path / "record.json"
     assert benchmark.main([str(cuda_library), "--quick", "-o", str(path)]) == 0, capsys.readouterr().err
     results = json.loads(path.read_text())["results"]
-    assert len(results) == 4
+    assert len(results) == 8
     for result in results:
         assert result["left_out"] == {}
         assert len(result["us"]) == 5
