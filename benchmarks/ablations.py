@@ -7,7 +7,6 @@ as Markdown; with ``--from FILE.json`` the table is made from the record alone, 
 from __future__ import annotations
 
 import argparse
-import datetime
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,11 +25,10 @@ from .ablations_table import (
     Line,
     Run,
     ablations_from_record,
-    differences_by_seed,
+    compared,
     markdown_from_ablations,
-    mean_difference,
 )
-from .record import last_parts, machine_facts, passes, write_record
+from .record import last_parts, machine_facts, passes, today, write_record
 from .report import told
 
 # Options that make no other line of the table: where a run lies, its seed, and what no result depends on.
@@ -93,11 +91,11 @@ def ablations_from_runs(folders: Sequence[Path], baseline: str = "", console: Co
             _refuse_twin(read, group)
             group.append(read)
     base_runs = [read.run for read in next(group for group in groups if base in group)]
-    lines = [_line(group, base, base_runs) for group in groups]
+    lines = [compared(_line(group, base), base_runs) for group in groups]
     lines.sort(key=lambda line: (bool(line.changes), -line.miou))
     return Ablations(
         BENCHMARK,
-        datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        today(),
         machine_facts(),
         base.measured_on[0],
         base.measured_on[1] or "val",
@@ -164,19 +162,17 @@ def _refuse_twin(read: _Read, group: Sequence[_Read]) -> None:
             )
 
 
-def _line(group: Sequence[_Read], base: _Read, base_runs: Sequence[Run]) -> Line:
+def _line(group: Sequence[_Read], base: _Read) -> Line:
     options, before = group[0].key(), base.key()
     runs = tuple(sorted((read.run for read in group), key=lambda run: run.seed))
     scores = [run.miou for run in runs]
-    differences = differences_by_seed(runs, base_runs)
     return Line(
         {name: _shown(name, value) for name, value in options.items() if value != before[name]},
         round(statistics.fmean(scores), 6),
         min(scores),
         max(scores),
-        mean_difference(differences),
+        None,
         runs,
-        differences,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,18 +90,15 @@ class Ablations:
     results: tuple[Line, ...]
 
 
-def differences_by_seed(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[int, float]:
-    """What each run's mIoU has more than that of the baseline's run of the same seed; seeds of one alone are left out.
+def compared(line: Line, baseline: Sequence[Run]) -> Line:
+    """The line with what its runs' mIoU have more than those of the baseline's runs of the same seeds.
 
     A seed chooses the first weights and the crops, so two runs that share it differ in less than two that do not.
     """
     base = {run.seed: run.miou for run in baseline}
-    return {run.seed: round(run.miou - base[run.seed], 6) for run in runs if run.seed in base}
-
-
-def mean_difference(differences: Mapping[int, float]) -> float | None:
-    """Mean over the seeds; None where there is none."""
-    return round(statistics.fmean(differences.values()), 6) if differences else None
+    differences = {run.seed: round(run.miou - base[run.seed], 6) for run in line.runs if run.seed in base}
+    mean = round(statistics.fmean(differences.values()), 6) if differences else None
+    return replace(line, difference=mean, differences=differences)
 
 
 def ablations_from_record(path: Path) -> Ablations:
@@ -117,12 +114,7 @@ def ablations_from_record(path: Path) -> Ablations:
         raise UsageError(f"{path} is no record of ablations ({reason}); give a file that -o has written") from exc
     if record.benchmark != BENCHMARK or not record.results:
         raise UsageError(f"{path} is a record of '{record.benchmark}'; expected one of '{BENCHMARK}' with results")
-    return replace(record, results=tuple(_compared(line, record.results[0]) for line in record.results))
-
-
-def _compared(line: Line, baseline: Line) -> Line:
-    differences = differences_by_seed(line.runs, baseline.runs)
-    return replace(line, difference=mean_difference(differences), differences=differences)
+    return replace(record, results=tuple(compared(line, record.results[0].runs) for line in record.results))
 
 
 def markdown_from_ablations(record: Ablations) -> str:

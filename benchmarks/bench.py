@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from .accuracy import check_classes, evaluate, part_name, part_of
 from .engines import facts_of, open_any_engine, open_reference
 from .latency import CHECKED_FRAMES, WARMUP_FRAMES, Candidate, measure_interleaved, rounds_in, warm_up_s
 from .memory import memory_alone
-from .record import machine_facts
+from .record import machine_facts, today
 
 FRAMES = 16
 
@@ -97,7 +96,7 @@ def bench_models(
             candidates.append(Candidate(str(model), engine, frames, open_reference(model), facts, hint))
         results = measure_interleaved(candidates, duration_s, partial(on_step, "timing") if on_step else None)
     return {
-        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "recorded": today(),
         "options": {
             "duration_s": duration_s,
             "rounds": rounds_in(duration_s),

@@ -90,6 +90,11 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def today() -> str:
+    """The date, UTC, as records have it."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
 def write_record(path: Path, payload: Mapping[str, Any]) -> None:
     """Write a JSON object, indented, whole or not at all; numbers that are not finite become null.
 
@@ -112,7 +117,7 @@ def held_out_record(benchmark: str, data: Path, holdout: str, runs: Sequence[Map
     """The record of a benchmark that judges checkpoints on a sequence of a data set that they have not seen."""
     return {
         "benchmark": benchmark,
-        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "recorded": today(),
         "machine": machine_facts(),
         "data": {"name": data.resolve().name, "holdout": holdout},
         "runs": runs,

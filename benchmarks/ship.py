@@ -6,7 +6,6 @@ Run as ``python -m fcn_edge.benchmarks.ship CKPT NAME --data camvid --quantised 
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from ..files import replaced, write_atomically
 from ..runtime import open_engine
 from ..size_text import size_from_text
 from .accuracy import evaluate
-from .record import last_parts, machine_facts, passes, write_record
+from .record import last_parts, machine_facts, passes, today, write_record
 from .report import markdown_table, told
 
 MODELS, RECORDS = Path("fcn_edge/models"), Path("benchmarks/records")
@@ -87,7 +86,7 @@ def ship(
             temporary.write_bytes(report.path.read_bytes())
     record = {
         "benchmark": f"the shipped {name}: {facts['contract']['model']}, INT8",
-        "recorded": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "recorded": today(),
         "note": "val was trained on: its numbers show that the file is whole, not how good it is",
         "machine": machine_facts(),
         "story": story,

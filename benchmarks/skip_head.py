@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import itertools
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,10 +24,10 @@ from rich.table import Table
 from ..errors import FcnEdgeError, GateError, MissingError, UsageError
 from ..export.skip_head_onnx import skip_head_model
 from ..pixels import require_cv2
-from ..runtime.engine_openvino import require_openvino
+from ..runtime.engine_openvino import infer_request, require_openvino
 from ..skip_head import Labels, native_targets, skip_head, skip_head_numpy
 from .head_case import HEADS, Case, differing_pixels, head_name, make_case
-from .record import machine_facts, write_record
+from .record import machine_facts, today, write_record
 from .report import told
 
 SIZES_HW = ((360, 480), (512, 1024))
@@ -72,15 +70,8 @@ def openvino_head(model: ModelProto, case: Case, threads: int) -> Callable[[], L
     Raises:
         MissingError: if OpenVINO is not installed.
     """
-    ov = require_openvino()
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-    }
-    network = ov.Core().read_model(inline_local_functions(model).SerializeToString())
-    request = ov.Core().compile_model(network, "CPU", options).create_infer_request()
+    network = require_openvino().Core().read_model(inline_local_functions(model).SerializeToString())
+    request = infer_request(network, threads, "f32")
     feed = {f"scores_{i}": scores for i, scores in enumerate(case.scores, start=1)}
 
     def call() -> Labels:
@@ -193,16 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"--threads is {args.threads}; expected at least 1")
         if not native_targets():
             raise MissingError("the fused head is not compiled; reinstall fcn-edge where a C++17 compiler is")
-        load = os.getloadavg()[0]
-        results = []
+        machine, results = machine_facts(), []  # its load is that of others, not of this run
         for strides, size_hw, classes in itertools.product(HEADS, SIZES_HW, CLASSES):
             console.log(f"{head_name(strides)}, {size_hw[0]}x{size_hw[1]}, {classes} classes")
             rounds = QUICK_ROUNDS if args.quick else ROUNDS
             case = make_case(size_hw, classes, strides=strides)
             results.append(bench_case(case, args.threads, rounds, args.numpy))
         if args.record:
-            recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-            payload = {"benchmark": "skip_head", "recorded": recorded, "machine": machine_facts(), "load_before": load}
+            payload = {"benchmark": "skip_head", "recorded": today(), "machine": machine}
             write_record(args.record, {**payload, "threads": args.threads, "results": results})
     except FcnEdgeError as exc:
         return told(exc)

@@ -13,7 +13,6 @@ bandwidths are told for batches only.
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from ..skip_head import Floats, Labels, skip_head
 from . import cuda_graphs
 from .cuda_launcher import CudaLauncher, open_launcher
 from .head_case import HEADS, Case, differing_pixels, head_name, make_case
-from .record import machine_facts, write_record
+from .record import machine_facts, today, write_record
 from .report import told
 
 CLASSES = (11, 19)
@@ -300,8 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = [case for case in (*SINGLE, *LARGE) if not args.classes or case[2] in args.classes]
         heads = [strides for strides in HEADS if not args.head or head_name(strides) in args.head]
         cases = list(itertools.product(heads, chosen, args.precision or DTYPES))
-        recorded = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        record: dict[str, Any] = {"benchmark": "skip_head_cuda", "recorded": recorded, "machine": machine_facts()}
+        record: dict[str, Any] = {"benchmark": "skip_head_cuda", "recorded": today(), "machine": machine_facts()}
         record |= {"copy_gb_per_s": cuda_graphs.peak_copy_gb_per_s(), "cases": len(cases), "results": []}
         for strides, (batch, size_hw, classes), precision in cases:
             console.log(case_name(batch, size_hw, classes, precision, strides))

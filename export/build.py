@@ -50,8 +50,9 @@ def build(
     out = Path(out)
     builder = _open_builder(request, on_note)
     if request.gate:
-        _require_gate_packages(builder)
-        if builder is None or not builder.can_run:
+        runs_engines = builder is not None and builder.can_run
+        _require_gate_packages(runs_engines)
+        if not runs_engines:
             on_note(CPU_GATE)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -129,11 +130,11 @@ def _open_builder(request: BuildRequest, on_note: Callable[[str], None]) -> Engi
     return EngineBuilder(find_plugin(request.plugin) if request.use_plugin else None)
 
 
-def _require_gate_packages(builder: EngineBuilder | None) -> None:
+def _require_gate_packages(runs_engines: bool) -> None:
     """What the gate will need: an engine is built for minutes, and thrown away if the gate cannot run."""
     require_cv2()
     require_openvino("the gate compares with FP32 in the CPU engine and", "openvino")
-    if builder is not None and builder.can_run:
+    if runs_engines:
         require_pycuda()
 
 

@@ -111,13 +111,13 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
 
 def _facts_from_engine(path: Path) -> dict[str, Any]:
     from ..runtime.onnx_file import load_onnx, require_valid
-    from ..runtime.sidecar import read_plan, read_sidecar
+    from ..runtime.sidecar import read_plan, read_sidecar, sha256_of
 
     sidecar = read_sidecar(path)
     read_plan(path, sidecar)  # refuses another file
     facts: dict[str, Any] = {"sidecar": msgspec.to_builtins(sidecar)}
     typed = path.parent / Path(sidecar.onnx).name
-    if typed.is_file() and hashlib.sha256(typed.read_bytes()).hexdigest() == sidecar.onnx_sha256:
+    if typed.is_file() and sha256_of(typed) == sidecar.onnx_sha256:
         with contextlib.suppress(MissingError):  # a device that only runs engines has no onnx
             model = load_onnx(typed)
             require_valid(model, typed)

@@ -94,17 +94,22 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
         steps = ov.preprocess.PrePostProcessor(network)
         for index in range(len(network.outputs)):
             steps.output(index).tensor().set_element_type(ov.Type.f32)
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision_hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        }
-        return ov.Core().compile_model(steps.build(), "CPU", options).create_infer_request()
+        return infer_request(steps.build(), threads, precision_hint)
     except (RuntimeError, UnicodeDecodeError) as exc:  # the second where it quotes a damaged file's bytes
         raise ModelError(
             f"OpenVINO cannot load {path}: {_first_line(exc)}; export it again with fcn-edge export"
         ) from exc
+
+
+def infer_request(network: Any, threads: int, precision_hint: str) -> Any:
+    """An OpenVINO infer request for its ``Model``, which answers one frame at a time, as soon as it can."""
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision_hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    return require_openvino().Core().compile_model(network, "CPU", options).create_infer_request()
 
 
 def require_openvino(what: str = "an .onnx model", install: str = "'fcn-edge[cpu]'") -> ModuleType:
