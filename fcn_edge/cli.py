@@ -233,17 +233,10 @@ def _export(args: argparse.Namespace) -> None:
         from .export.typed_file import typed_from_checkpoint
 
     with progress_on_stderr() as show:
-        print(
-            typed_from_checkpoint(
-                args.checkpoint,
-                args.out,
-                args.precision,
-                args.size,
-                calib=args.calib,
-                force=args.force,
-                on_progress=show,
-            )
+        written = typed_from_checkpoint(
+            args.checkpoint, args.out, args.precision, args.size, calib=args.calib, force=args.force, on_progress=show
         )
+    print(written)  # behind the bar, which takes what is printed beside it to its own stream
 
 
 # ----------------------------------------------------------------------------------------------------------- build
@@ -289,7 +282,12 @@ def _add_stream(commands: Any) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    summary = stream_from_arguments(args, _note)
+    try:
+        summary = stream_from_arguments(args, _note)
+    except SourceError as exc:
+        if args.json and exc.summary is not None:
+            _print_json(exc.summary)
+        raise
     if args.json:
         _print_json(summary.to_dict())
     else:

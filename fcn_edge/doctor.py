@@ -7,7 +7,9 @@ import importlib.util
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from . import __version__
 from .errors import MissingError
@@ -15,6 +17,9 @@ from .pixels import require_cv2
 from .runtime.cuda_driver import cuda_version, find_gpu
 from .runtime.tensorrt_library import NEWER, PACKAGES, RTX, find_plugin, require_own_name, too_old
 from .skip_head import native_targets
+
+_IMPORT_LIMIT_S = 30.0
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def examine() -> list[Finding]:
         Finding("fcn_edge", True, f"{__version__}, Python {platform.python_version()}, {platform.machine()}"),
         _native(),
         *_opencv(),
-        _package("openvino", "CPU engine", "pip install 'fcn-edge[cpu]'"),
+        _importable("openvino", "CPU engine", "pip install 'fcn-edge[cpu]'"),
         _package("starlette", "the page of stream --serve", "pip install 'fcn-edge[serve]'"),
         _package("onnx", "reading .onnx files", "pip install 'fcn-edge[cpu]'"),
         _package("torch", "training and export", "pip install 'fcn-edge[train]'"),
@@ -48,8 +53,8 @@ def examine() -> list[Finding]:
         _gpu(),
         _tensorrt(),
         _plugin(),
-        _package("pycuda", "GPU engine", "pip install pycuda (needs the CUDA toolkit's headers)"),
-        *_power_mode(),
+        _importable("pycuda.driver", "GPU engine", "pip install pycuda (needs the CUDA toolkit's headers)"),
+        _power_mode(),
     ]
 
 
@@ -85,6 +90,32 @@ def _package(name: str, use: str, remedy: str) -> Finding:
     return Finding(name, True, f"{_version(name) or 'version unknown'}, {use}")
 
 
+def _importable(module: str, use: str, remedy: str) -> Finding:
+    """A package of compiled parts: it may be there and lack a library, or be made for another Python or NumPy."""
+    name = module.partition(".")[0]
+    found = _package(name, use, remedy)
+    failure = _import_failure(module) if found.found else ""
+    if not failure:
+        return found
+    anew = remedy.replace("install", "install --force-reinstall", 1)
+    detail = f"{found.detail}, is installed but cannot be imported ({failure})"
+    return Finding(name, False, detail, f"install what it lacks, or make it anew for this Python: {anew}")
+
+
+def _import_failure(module: str) -> str:
+    """Why a module cannot be imported; empty if it can. In a process of its own, which may crash."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; sys.modules['openvino_telemetry'] = None; import {module}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=_IMPORT_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"nothing came of it in {_IMPORT_LIMIT_S:.0f} s"
+    if done.returncode == 0:
+        return ""
+    return next(iter(done.stderr.strip().splitlines()[-1:]), f"it ended Python with {done.returncode}")
+
+
 def _version(name: str) -> str:
     """Of a package, without importing it; empty where nothing tells."""
     try:
@@ -118,7 +149,12 @@ def _tensorrt() -> Finding:
     if not found:
         remedy = "on a Jetson it comes with JetPack 6.1 or newer; elsewhere: pip install 'fcn-edge[gpu]'"
         return Finding("TensorRT", False, "GPU engines", remedy)
-    return replace(_package(found[0], f"GPU engines ({found[0]})", ""), name="TensorRT")
+    failures = []
+    for name in found:
+        if not (failure := _import_failure(name)):
+            return replace(_package(name, f"GPU engines ({name})", ""), name="TensorRT")
+        failures.append(f"{name} is installed but cannot be imported ({failure})")
+    return Finding("TensorRT", False, "; ".join(failures), NEWER)
 
 
 def _tensorrt_packages() -> list[str]:
@@ -130,10 +166,15 @@ def _too_old(name: str) -> str:
     return too_old(name, version) if version else ""
 
 
-def _power_mode() -> list[Finding]:
-    """On a Jetson, the power mode: clocks decide its latency."""
-    if shutil.which("nvpmodel") is None:
-        return []
-    output = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False).stdout
-    mode = next((line.partition(":")[2].strip() for line in output.splitlines() if "Power Mode" in line), "unknown")
-    return [Finding("power mode", True, mode, "for full clocks: sudo nvpmodel -m 0 && sudo jetson_clocks")]
+def _power_mode() -> Finding:
+    """A Jetson's power mode, or another machine's CPU governor: clocks decide the latency."""
+    if shutil.which("nvpmodel") is not None:
+        output = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False).stdout
+        mode = next((line.partition(":")[2].strip() for line in output.splitlines() if "Power Mode" in line), "unknown")
+        return Finding("power mode", True, mode, "for full clocks: sudo nvpmodel -m 0 && sudo jetson_clocks")
+    try:
+        governor = _GOVERNOR.read_text().strip()
+    except OSError:
+        return Finding("power mode", True, "this machine tells none")
+    full = "for full clocks: echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    return Finding("power mode", True, f"CPU governor {governor}", "" if governor == "performance" else full)

@@ -61,9 +61,15 @@ class EngineError(ModelError):
 
 
 class SourceError(FcnEdgeError):
-    """A source of frames that cannot be opened or was lost."""
+    """A source of frames that cannot be opened or was lost.
+
+    Attributes:
+        summary: what became of the stream until then, a :class:`fcn_edge.runtime.StreamSummary`; None where no frame
+            had come through.
+    """
 
     exit_code = 5
+    summary: object = None
 
 
 class SinkError(FcnEdgeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fcn_edge import street
+from fcn_edge import doctor, street
+from fcn_edge.benchmarks import report
 from fcn_edge.cli import main
 
 USAGE, ENVIRONMENT, MODEL, SOURCE = 2, 3, 4, 5
@@ -275,6 +277,53 @@ def test_outputs_that_are_closed_are_no_error(tmp_path: Path, read_frames) -> No
     assert json.loads(done.stdout)["frames_out"] <= 75, "what goes to stderr does not come on stdout instead"
 
 
+def test_what_native_libraries_print_is_no_result(tmp_path: Path) -> None:
+    """A Jetson's camera says GST_ARGUS: ... with printf; it comes out at once or when the process ends."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ctypes, atexit\n"
+        "from fcn_edge.runtime import engine_echo\n"
+        "infer = engine_echo.EchoEngine.infer\n"
+        "def chatty(self, frame):\n"
+        "    ctypes.CDLL(None).puts(b'GST_ARGUS: chatter')\n"
+        "    return infer(self, frame)\n"
+        "engine_echo.EchoEngine.infer = chatty\n"
+        "atexit.register(ctypes.CDLL(None).puts, b'CONSUMER: done')\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "fcn_edge",
+        "stream",
+        "echo://",
+        "synthetic://street?size=48x64&frames=2",
+        "--json",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(done.stdout)["frames_out"] == 2
+    assert done.stderr.count("GST_ARGUS: chatter") == 2
+    assert "CONSUMER: done" in done.stderr
+
+
+def test_a_stream_whose_source_fails_midway_still_prints_its_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    assert call("stream", "echo://", tmp_path, "--json") == SOURCE
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["frames_out"], summary["ended"]) == (1, "source_lost")
+
+
+def test_the_path_of_an_export_comes_on_stdout_on_a_terminal_too(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    """A bar that is drawn takes what is printed beside it to stderr."""
+    monkeypatch.setattr(report, "Console", functools.partial(report.Console, force_terminal=True))
+    assert call("export", trained / "run/best.pt", "-o", tmp_path / "x.onnx") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "x.onnx")
+
+
 @pytest.fixture
 def read_frames():
     def count(path: Path) -> int:
@@ -312,7 +361,7 @@ def test_doctor_shows_remedies_as_they_are_typed(capsys: pytest.CaptureFixture[s
 
 def test_doctor_calls_tensorrt_by_one_name(capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "tensorrt_rtx").mkdir()
-    (tmp_path / "tensorrt_rtx" / "__init__.py").touch()  # doctor looks whether it is there, and imports nothing
+    (tmp_path / "tensorrt_rtx" / "__init__.py").touch()  # which is all that doctor asks of it
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.syspath_prepend(tmp_path)
     assert call("doctor", "--json") == 0
@@ -323,7 +372,7 @@ def test_doctor_calls_tensorrt_by_one_name(capsys: pytest.CaptureFixture[str], m
 
 
 def installed(folder: Path, name: str, version: str) -> None:
-    """A package that only says its version; doctor imports none."""
+    """A package that only says its version."""
     for path, text in ((f"{name}/__init__.py", ""), (f"{name}-{version}.dist-info/METADATA", f"Version: {version}\n")):
         (folder / path).parent.mkdir(parents=True)
         (folder / path).write_text(text)
@@ -349,6 +398,54 @@ def test_doctor_takes_the_tensorrt_that_a_build_takes(
     installed(tmp_path, "tensorrt_rtx", "1.7.1.116")
     found = finding()
     assert (found["found"], found["detail"]) == (True, "1.7.1.116, GPU engines (tensorrt_rtx)")
+
+
+def test_doctor_imports_what_may_lack_a_library(
+    capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
+) -> None:
+    """PyCUDA without cuRAND, or made for another Python, is there and of no use; so is a TensorRT without its .so."""
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(tmp_path, "tensorrt", "10.3.0")
+    installed(tmp_path, "pycuda", "2026.1")
+    (tmp_path / "pycuda" / "driver.py").write_text("raise ImportError('libcurand.so.10: cannot open it')")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+
+    def findings() -> dict[str, dict[str, object]]:
+        assert call("doctor", "--json") == 0
+        return {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+
+    found = findings()
+    assert found["TensorRT"]["found"]
+    assert found["openvino"]["found"]
+    assert not found["pycuda"]["found"]
+    assert "libcurand.so.10: cannot open it" in found["pycuda"]["detail"]
+    assert "--force-reinstall pycuda" in found["pycuda"]["remedy"]
+    (tmp_path / "tensorrt" / "__init__.py").write_text("raise ImportError('libnvinfer.so.10: cannot open it')")
+    found = findings()
+    assert not found["TensorRT"]["found"]
+    assert "libnvinfer.so.10" in found["TensorRT"]["detail"]
+    assert found["TensorRT"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("governor", "detail", "has_remedy"),
+    [
+        ("powersave\n", "CPU governor powersave", True),
+        ("performance\n", "CPU governor performance", False),
+        (None, "this machine tells none", False),
+    ],
+)
+def test_doctor_tells_how_clocks_are_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path, governor: str | None, detail: str, has_remedy: bool
+) -> None:
+    place = tmp_path / "governor"
+    if governor:
+        place.write_text(governor)
+    monkeypatch.setattr(doctor, "_GOVERNOR", place)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert call("doctor", "--json") == 0
+    found = next(one for one in json.loads(capsys.readouterr().out)["findings"] if one["name"] == "power mode")
+    assert (found["found"], found["detail"], bool(found["remedy"])) == (True, detail, has_remedy)
 
 
 def test_doctor_tells_that_tensorrt_rtx_cannot_take_the_fused_head(

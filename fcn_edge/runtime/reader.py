@@ -35,9 +35,9 @@ class Reader:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the source has ended and every frame of it was taken."""
+        """Whether the source has ended without an error, which the next ``take`` raises, and every frame was taken."""
         with self._changed:
-            return self._ended and not self._frames
+            return self._ended and not self._frames and self._error is None
 
     def take(self, timeout_s: float) -> tuple[Frame | None, int]:
         """The next frame, or None if there was none in time or the source has ended; and how many were dropped so far.

@@ -151,7 +151,7 @@ def open_sink(
         UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if
             ``split_s`` is less than 1, or there is no file to split.
         MissingError: if OpenCV is missing or has no window to show, or the page's web server is missing.
-        SinkError: if the place cannot be written to.
+        SinkError: if the name cannot be looked up; a place that takes no files is told with the first result.
     """
     specs = [spec] if isinstance(spec, (str, Path)) else list(spec)
     places = [os.path.realpath(one) for one in specs if "://" not in str(one)]
@@ -189,14 +189,15 @@ def _open(text: str, contract: Contract, fps: float, force: bool, split_s: float
     path = Path(text)
     if not text or "://" in text:
         raise UsageError(f"sink '{redact(text)}' is unknown; expected {_EXPECTED}")
+    replaces = force and split_s is None  # parts take names that are free
     if path.suffix.lower() == ".jsonl":
         from .sink_lines import LinesSink
 
-        return _in_parts(path, split_s, fps, lambda part: LinesSink(part, contract, force))
+        return _in_parts(path, split_s, fps, lambda part: LinesSink(part, contract, replaces))
     from .sink_video import CODECS, VideoSink
 
     if path.suffix.lower() in CODECS:
-        return _in_parts(path, split_s, fps, lambda part: VideoSink(part, fps, force))
+        return _in_parts(path, split_s, fps, lambda part: VideoSink(part, fps, replaces))
     if re.fullmatch(r"\.[A-Za-z]\w{0,4}", path.suffix) and not path.is_dir() and not text.endswith("/"):
         raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED} (end its name with /)")
     from .sink_folder import FolderSink

@@ -26,7 +26,7 @@ class LinesSink(Sink):
     read while the stream runs, and stay whatever ends it.
 
     Args:
-        path: the file; it is made with the first line.
+        path: the file; it and its folder are made with the first line.
         contract: names of the classes.
         force: whether it may exist.
 
@@ -65,6 +65,7 @@ class LinesSink(Sink):
         }
         try:
             if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("wb" if self._may_replace else "xb", buffering=0)
             _write_whole(self._file, msgspec.json.encode(line) + b"\n")
         except OSError as exc:

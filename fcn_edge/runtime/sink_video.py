@@ -44,7 +44,6 @@ class VideoSink(Sink):
 
     Raises:
         UsageError: if it exists and ``force`` is not given, it is a folder, or its name is no UTF-8.
-        SinkError: if its folder cannot be written to.
         MissingError: if OpenCV is not installed.
     """
 

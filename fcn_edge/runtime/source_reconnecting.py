@@ -108,6 +108,9 @@ class ReconnectingSource(Source):
                 continue
             self.fps, self.size_hw = camera.fps, self._turned_size(camera.size_hw)
             self._connection, self._first_ns, self._taken = connection, None, 0
+            if self._closed.is_set():  # meanwhile: close() left the connection before this one
+                connection.leave()
+                return False
             self.link = dataclasses.replace(self.link, state="running", reconnects=self.link.reconnects + 1)
             return True
         self.link = dataclasses.replace(self.link, state="failed")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from ..errors import UsageError
+from ..errors import SourceError, UsageError
 from .engine import Engine, check_labels
 from .frame import Result
 from .measure import Meter, StreamStatus, StreamSummary
@@ -56,7 +56,8 @@ def run(
 
     Raises:
         UsageError: if ``max_frames`` is less than 1.
-        Exception: what source, engine, overlay, sink or ``on_status`` raised; it ends the stream at once.
+        Exception: what source, engine, overlay, sink or ``on_status`` raised; it ends the stream at once. A
+            SourceError brings the ``summary`` of the frames before.
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
@@ -65,7 +66,11 @@ def run(
     with _noted_signals() as signals, _closing(sink, source.is_live), Reader(source) as reader:
         sink.tell(meter.status(source.link))
         while True:
-            frame, dropped = reader.take(_POLL_S)
+            try:
+                frame, dropped = reader.take(_POLL_S)
+            except SourceError as exc:
+                exc.summary = meter.summary("source_lost", source.link) if meter.frames_out else None
+                raise
             if signals or (stop is not None and stop.is_set()) or sink.wants_stop:
                 ended = "signal"
                 break

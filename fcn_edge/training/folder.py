@@ -35,7 +35,7 @@ def open_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give a folder as --out")
     require_writable(out)
-    existing = [name for name in _FILES if (out / name).exists()]
+    existing = [path.name for path in _earlier_files(out) if path.exists()]
     if resume:
         if not (out / "last.pt").exists():
             remedy = "use --force instead of --resume" if existing else "leave out --resume"

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _SMOOTH = 0.95
 _SHOWN = 4
+_MEASURED_AT_ONCE = 4
 _MEAN = ".running_mean"
 _MEASURED = 64
 
@@ -366,7 +367,7 @@ def _first_images(data: TrainData) -> list[Tensor]:
     """Batches of training images, spread over the set and as they are, to measure norms or activations on."""
     count = min(len(data.train), _MEASURED)
     numbers = [index * len(data.train) // count for index in range(count)]
-    order = [numbers[at : at + _SHOWN] for at in range(0, count, _SHOWN)]
+    order = [numbers[at : at + _MEASURED_AT_ONCE] for at in range(0, count, _MEASURED_AT_ONCE)]
     return [raw.images for raw in data.train.batches(order)]
 
 

@@ -287,7 +287,7 @@ def test_lines_stay_after_an_error_and_are_not_overwritten(opened, tmp_path, mar
     assert path.read_bytes() == before, "nothing is replaced before there is something to write"
 
 
-def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks):
+def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     sink = opened("x.jsonl", force=True)
@@ -295,8 +295,9 @@ def test_disk_that_fills_stops_lines_with_a_sentence(opened, marks):
     with pytest.raises(SinkError, match="disk has room"):
         sink.write(result(0, marks[0](0)))
     sink.close()
+    (tmp_path / "file").touch()
     with pytest.raises(SinkError, match="check its folder"):
-        opened("missing/x.jsonl").write(result(0, marks[0](0)))
+        opened(tmp_path / "file" / "x.jsonl").write(result(0, marks[0](0)))
 
 
 def test_disk_that_fills_leaves_no_half_line(opened, tmp_path, marks):

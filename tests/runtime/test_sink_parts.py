@@ -128,3 +128,14 @@ def test_a_frame_knows_the_clock_s_time_at_capture():
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 0, time.monotonic_ns() - 5 * 10**9, "0")
     ago = datetime.datetime.now(datetime.timezone.utc) - frame.captured_utc()
     assert abs(ago.total_seconds() - 5) < 1
+
+
+def test_two_streams_with_one_name_replace_no_part_of_each_other(opened, at, tmp_path, marks):
+    """A part's name was free when it began; by its end somebody else's part may have it. force is not for that."""
+    one, other = (opened(tmp_path / "o.avi", fps=10.0, split_s=60.0, force=True) for _ in range(2))
+    one.write(at(0.0, 0, marks[0](0)))
+    other.write(at(0.0, 0, marks[0](0)))
+    one.close()
+    with pytest.raises(SinkError, match="-2"):
+        other.close()
+    assert len(list(tmp_path.glob("o-*.avi"))) == 2

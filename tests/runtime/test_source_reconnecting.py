@@ -496,3 +496,39 @@ def test_size_and_rate_are_those_of_the_newest_connection_and_turned_as_frames_a
         assert (source.fps, source.size_hw) == (25.0, (64, 48))
         assert len(list(source)) == 2
     assert (source.fps, source.size_hw) == (10.0, (128, 96))
+
+
+def test_a_camera_that_comes_back_while_the_source_is_closed_is_left_too(marks, list_source):
+    """close() has left the connection before; the reader, in the middle of opening the next, has to leave that one."""
+    opens, may_open, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Camera(list_source):
+        def close(self):
+            closed.set()
+
+    openings = iter([list_source([marks[0](0)], is_live=True)])
+
+    def open_one():
+        first = next(openings, None)
+        if first is not None:
+            return first
+        opens.set()
+        may_open.wait(5)
+        return Camera([functools.partial(pause, marks[0](1))] * 2000, is_live=True)
+
+    def pause(frame):
+        time.sleep(0.01)
+        return frame
+
+    source = ReconnectingSource(open_one, "cam")
+    reader = threading.Thread(target=lambda: list(source))
+    reader.start()
+    assert opens.wait(5)
+    closing = threading.Thread(target=source.close)
+    closing.start()
+    while not source._closed.is_set():
+        time.sleep(0.001)
+    may_open.set()
+    reader.join(5)
+    closing.join(5)
+    assert closed.wait(1), "the camera is still open"

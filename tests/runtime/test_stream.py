@@ -425,3 +425,30 @@ def test_a_frame_is_taken_as_soon_as_it_is_there(list_source, marks):
         assert time.monotonic() - started < 10
         release.set()
     assert frame is not None
+
+
+def test_an_error_that_comes_just_after_a_wait_is_raised_and_not_taken_for_the_end(list_source, marks):
+    """The source fails between a take that found nothing and the question whether it has ended."""
+    fails = threading.Event()
+
+    def fail():
+        fails.wait(5)
+        return SourceError("lost")
+
+    with Reader(list_source([fail])) as reader:
+        assert reader.take(0.01) == (None, 0)
+        fails.set()
+        reader._thread.join(5)
+        assert not reader.has_ended
+        with pytest.raises(SourceError, match="lost"):
+            reader.take(1)
+
+
+def test_an_error_of_the_source_brings_what_became_of_the_frames_before(list_source, marks):
+    source = list_source([marks[0](0), marks[0](1), SourceError("lost")])
+    with pytest.raises(SourceError) as caught:
+        run_echo(source, NullSink())
+    assert (caught.value.summary.frames_out, caught.value.summary.ended) == (2, "source_lost")
+    with pytest.raises(SourceError) as caught:
+        run_echo(list_source([SourceError("lost")]), NullSink())
+    assert caught.value.summary is None

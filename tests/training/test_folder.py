@@ -91,3 +91,11 @@ def test_where_there_is_no_last_epoch_what_works_is_offered(tmp_path: Path) -> N
     (tmp_path / "last.pt").touch()
     with pytest.raises(UsageError, match=r"last.pt, metrics.jsonl; use --resume, --force or another --out"):
         open_folder(tmp_path, resume=False, force=False)
+
+
+def test_checkpoints_that_were_kept_are_a_run_too(tmp_path: Path) -> None:
+    """Of a run whose other files were moved away: a new one would remove them."""
+    (tmp_path / "epoch-0100.pt").write_bytes(b"weights")
+    with pytest.raises(UsageError, match=r"already holds epoch-0100.pt; use --force"):
+        open_folder(tmp_path, resume=False, force=False)
+    assert open_folder(tmp_path, resume=False, force=True) is None
