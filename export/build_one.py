@@ -151,12 +151,16 @@ def _build_engine(
 def _gate(
     shop: Shop, source: ModelSource, candidate: Path, frames: GateFrames | None, known: Gate | None
 ) -> Gate | None:
-    """Compare a file with FP32, unless that is known already of the same frames, and raise if it fails."""
+    """Compare a file with FP32, unless that is known already of the same frames, and raise if it fails.
+
+    What is known of the model in FP32 itself holds for a typed file that is built from, too.
+    """
     if frames is None:
         return known
     ran = "tensorrt" if candidate.suffix == ".engine" else "openvino"
     request = frames.request
-    if known is not None and (known.frames_sha256, known.ran) == (frames.sha256, ran):
+    same = known is not None and known.reference in ("fp32", source.precision)
+    if known is not None and same and (known.frames_sha256, known.ran) == (frames.sha256, ran):
         gate = replace(known, max_miou_drop=request.max_miou_drop, min_agreement=request.min_agreement)
     else:
         gate = _compared(shop, source, candidate, frames, ran)
@@ -168,7 +172,8 @@ def _gate(
 def _compared(shop: Shop, source: ModelSource, candidate: Path, frames: GateFrames, ran: str) -> Gate:
     show, what = shop.on_progress, f"comparing {candidate.name} with FP32"
     with open_engine(source.fp32(), threads=shop.request.threads) as reference, _opened(shop, candidate) as other:
-        return compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
+        gate = compare(reference, other, frames, ran, (lambda d, t: show(what, d, t)) if show else None)
+    return replace(gate, reference=source.precision)
 
 
 def _opened(shop: Shop, candidate: Path) -> Engine:

@@ -165,10 +165,12 @@ def shortfall(gate: Gate) -> str:
 
 
 def measured(gate: Gate) -> str:
-    """A gate's numbers, for people."""
+    """A gate's numbers, for people, and what FP32 is where the model itself was not there."""
     ran = "in the engine" if gate.ran == "tensorrt" else "of the typed ONNX on the CPU"
     inside = "" if gate.agreement_inside is None else f" ({gate.agreement_inside:.4%} away from borders)"
     agreement = f"{gate.agreement:.4%} of the labels {ran} are those of FP32{inside}"
+    if gate.reference != "fp32":
+        agreement += f"; FP32 is here the weights of the {gate.reference} file, run in FP32 with no activation rounded"
     if gate.miou is None or gate.miou_fp32 is None:
         return agreement
     drop = gate.miou_fp32 - gate.miou

@@ -90,6 +90,8 @@ class Gate:
         miou_fp32: mean IoU of FP32 on the same frames; None without masks.
         max_miou_drop: the limit asked for, if any.
         min_agreement: the limit asked for, if any.
+        reference: what FP32 was: ``fp32``, the model itself; else the precision of the file that was built from, whose
+            weights, already rounded, were run in FP32 without rounding of activations.
     """
 
     ran: str
@@ -101,6 +103,7 @@ class Gate:
     miou_fp32: float | None = None
     max_miou_drop: float | None = None
     min_agreement: float | None = None
+    reference: str = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,10 +228,7 @@ def test_measured_ranges_of_an_int8_file_stay(model: Path, trained: Path, tmp_pa
         build([tmp_path / "cut.onnx"], tmp_path / "c", keep)
 
 
-def test_a_gate_needs_the_fp32_file_itself(model: Path, trained: Path, tmp_path: Path) -> None:
-    (typed,) = build([model], tmp_path / "out", BuildRequest(precisions=("fp16",)))
-    with pytest.raises(UsageError, match="gate compares with FP32"):
-        build([typed.onnx], tmp_path / "out", BuildRequest(gate=GateRequest(data=trained / "data")))
+def test_two_models_of_one_name_need_two_folders(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "street.onnx"
     other.parent.mkdir()
     shutil.copy(model, other)
