@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ RECIPE_KEY = "fcn_edge.build"
 FOREIGN, DAMAGED = "foreign", "it is damaged"
 """States of files that may be somebody else's: they are replaced only with ``--force``."""
 PRECISIONS = ("fp32", "fp16", "int8")
+_RECORD = b"\n" + bytes([len(RECIPE_KEY)]) + RECIPE_KEY.encode()
+"""How the record's key stands in a file: a field of text and its length, which no notes about it hold."""
 _TYPED_NAME = re.compile(rf"-(?:{'|'.join(PRECISIONS)})-\d+x\d+$")
 
 
@@ -94,7 +97,7 @@ def typed_state(typed: Path, recipe: Recipe) -> str:
     try:
         model = load_onnx(typed)
     except ModelError:
-        return DAMAGED
+        return "it was changed since" if _is_of_a_build(typed) else DAMAGED
     text = _drop_stamp(model)
     if text is None:
         return FOREIGN
@@ -105,6 +108,21 @@ def typed_state(typed: Path, recipe: Recipe) -> str:
     if found.content_sha256 != _content_sha256(model):
         return "it was changed since"
     return "current" if found.recipe == recipe else "its model or options changed"
+
+
+def _is_of_a_build(typed: Path) -> bool:
+    """Whether a build wrote a file that can no longer be read: it holds a record, or a sidecar beside it names it."""
+    try:
+        if _RECORD in typed.read_bytes():
+            return True
+        sidecars = list(typed.parent.glob(f"*{sidecar_path(Path('.engine'))}"))
+    except OSError:
+        return False
+    for path in sidecars:
+        with contextlib.suppress(ModelError):
+            if read_sidecar(path.with_suffix("")).onnx == typed.name:
+                return True
+    return False
 
 
 def engine_state(

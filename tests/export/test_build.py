@@ -317,6 +317,17 @@ def test_notes_in_the_place_of_a_model_are_not_replaced(model: Path, tmp_path: P
     assert target.read_text() == "my notes"
 
 
+def test_a_file_that_was_tampered_with_is_made_again(model: Path, tmp_path: Path) -> None:
+    (first,) = build([model], tmp_path / "out", BuildRequest())
+    whole = Path(first.onnx).read_bytes()
+    for tampered in (whole + b"x", whole[:-10]):
+        notes: list[str] = []
+        Path(first.onnx).write_bytes(tampered)
+        assert build([model], tmp_path / "out", BuildRequest(), on_note=notes.append)[0].made == ("onnx",)
+        assert Path(first.onnx).read_bytes() == whole
+        assert f"{Path(first.onnx).name} is made again: it was changed since" in notes
+
+
 def test_a_method_measures_an_int8_file_anew(trained: Path, tmp_path: Path) -> None:
     frames = tuple(sorted((trained / "data" / "images" / "train").iterdir())) * 2
     (learned,) = build(["camvid-n"], tmp_path / "as_it_is", BuildRequest())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
+from fcn_edge.errors import ModelError
 from fcn_edge.export.engine_cache import (
     Recipe,
     base_name,
@@ -18,7 +20,7 @@ from fcn_edge.export.engine_cache import (
     typed_name,
     typed_state,
 )
-from fcn_edge.runtime.onnx_file import contract_from_onnx
+from fcn_edge.runtime.onnx_file import contract_from_onnx, load_onnx
 from fcn_edge.runtime.sidecar import Gpu, Library, Options, Plugin, Precision, Sidecar, sidecar_path, write_sidecar
 
 ORIN, NVIDIA = Gpu(name="Orin", sm=87), Library(package="tensorrt", version="10.3.0")
@@ -60,6 +62,36 @@ def test_state_of_a_typed_file(trained: Path, tmp_path: Path) -> None:
     assert typed_state(typed, recipe) == "it was changed since"
     typed.write_bytes(typed.read_bytes()[:1000])
     assert typed_state(typed, recipe) == "it is damaged"
+
+
+@pytest.mark.parametrize("tampered", [lambda data: data + b"x", lambda data: data[:-10]])
+def test_a_file_of_a_build_that_no_longer_parses_is_made_again(
+    tampered: Callable[[bytes], bytes], trained: Path, tmp_path: Path
+) -> None:
+    typed, recipe = tmp_path / "x.onnx", Recipe(source_sha256="a", precision="fp32")
+    typed.write_bytes((trained / "model.onnx").read_bytes())
+    typed.write_bytes(tampered(typed.read_bytes()))
+    assert typed_state(typed, recipe) == "it is damaged", "no build wrote it"
+    typed.write_bytes((trained / "model.onnx").read_bytes())
+    stamp(typed, recipe)
+    typed.write_bytes(tampered(typed.read_bytes()))
+    with pytest.raises(ModelError):
+        load_onnx(typed)
+    assert typed_state(typed, recipe) == "it was changed since"
+
+
+def test_a_file_that_an_engine_beside_it_names_is_of_a_build(engine: Path) -> None:
+    typed, recipe = engine.with_name("x.onnx"), Recipe(source_sha256="a", precision="fp32")
+    typed.write_text("half of a copy")
+    assert typed_state(typed, recipe) == "it was changed since"
+    other = engine.with_name("y.onnx")
+    other.write_text("notes on fcn_edge.build")
+    assert typed_state(other, recipe) == "it is damaged"
+    sidecar_path(engine).write_text("{")
+    assert typed_state(typed, recipe) == "it is damaged"
+    other.unlink()
+    other.mkdir()
+    assert typed_state(other, recipe) == "it is damaged"
 
 
 @pytest.fixture
