@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ def _open_builder(request: BuildRequest, on_note: Callable[[str], None]) -> Engi
             "TensorRT is not installed here, so only typed ONNX files are written; run the same command on the device"
         )
         return None
-    return EngineBuilder(find_plugin(request.plugin) if request.use_plugin else None)
+    return EngineBuilder(functools.partial(find_plugin, request.plugin) if request.use_plugin else None)
 
 
 def _require_gate_packages(runs_engines: bool) -> None:

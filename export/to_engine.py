@@ -58,7 +58,8 @@ class EngineBuilder:
     """TensorRT's builder with the fused head loaded, or without it.
 
     Args:
-        plugin: library of the fused head; None: the head is made of TensorRT's own layers.
+        plugin: finds the library of the fused head; it is asked once TensorRT has started, as without that no library
+            helps. None: the head is made of TensorRT's own layers.
 
     Attributes:
         library: which TensorRT.
@@ -70,7 +71,7 @@ class EngineBuilder:
         MissingError: if TensorRT, a GPU that it needs, or the plugin cannot be used.
     """
 
-    def __init__(self, plugin: Path | None) -> None:
+    def __init__(self, plugin: Callable[[], Path] | None) -> None:
         self._trt: Any = require_tensorrt()
         self._log = log_of(self._trt)
         self._log.messages.clear()
@@ -83,9 +84,12 @@ class EngineBuilder:
             raise no_builder(self.library, device, no_start(self._log, exc)) from exc
         self._is_rtx = self.library.package == RTX
         self.gpu: Gpu | None = None if self._is_rtx and not (device and device.sm == TURING) else device
-        if plugin and self._is_rtx:
+        self.plugin: Plugin | None = self._loaded(plugin()) if plugin else None
+
+    def _loaded(self, library: Path) -> Plugin:
+        if self._is_rtx:
             require_own_name()
-        self.plugin: Plugin | None = load_plugin(self._trt, plugin) if plugin else None
+        return load_plugin(self._trt, library)
 
     @property
     def can_run(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,10 @@ import pytest
 
 from fcn_edge.errors import MissingError, ModelError
 from fcn_edge.export import to_engine
+from fcn_edge.export.build import build
+from fcn_edge.export.build_request import BuildRequest
 from fcn_edge.export.engine_errors import build_error, parser_error
+from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.sidecar import Gpu, Library, Options
 
 LIBRARY, ORIN = Library(package="tensorrt", version="10.3.0"), Gpu(name="Orin", sm=87)
@@ -74,4 +78,25 @@ def test_a_builder_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         MissingError, match=r"cannot start on Orin \(sm_87\): CUDA initialization failure with error: 100;"
     ):
-        to_engine.EngineBuilder(None)
+        to_engine.EngineBuilder(lambda: pytest.fail("the plugin was looked for, and it is TensorRT that is missing"))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("__version__ = '8.5.2.2'", "TensorRT 8.5.2.2 is too old"),
+        ("raise ImportError('libnvinfer.so.10: cannot open')", "tensorrt is installed but cannot be imported"),
+    ],
+)
+def test_what_is_wrong_with_tensorrt_is_told_before_a_plugin_is_looked_for(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site" / "tensorrt").mkdir(parents=True)
+    (tmp_path / "site" / "tensorrt" / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    del sys.modules["tensorrt"]  # what is imported in its place is gone behind the test
+    monkeypatch.setattr(tensorrt_library, "PACKAGES", ("tensorrt",))
+    monkeypatch.setenv("FCN_EDGE_PLUGIN", str(tmp_path / "missing.so"))
+    with pytest.raises(MissingError, match=words):
+        build([tmp_path / "x.onnx"], tmp_path / "out", BuildRequest())

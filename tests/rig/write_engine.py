@@ -14,7 +14,7 @@ from fcn_edge.runtime.onnx_file import contract_from_onnx
 from fcn_edge.runtime.sidecar import Options, Precision, Sidecar, write_sidecar
 
 onnx_path, engine_path = Path(sys.argv[1]), Path(sys.argv[2])
-builder = EngineBuilder(Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+builder = EngineBuilder((lambda: Path(sys.argv[3])) if len(sys.argv) > 3 else None)
 built = builder.build(onnx_path, "fp32", Options(opt_level=0))
 engine_path.write_bytes(built.plan)
 write_sidecar(

@@ -46,7 +46,7 @@ def write_engine(onnx_path: Path, batch: tuple[int, int, int], plugin: Path | No
     from fcn_edge.export.to_engine import EngineBuilder
 
     options = Options(batch=batch)
-    builder = EngineBuilder(plugin)
+    builder = EngineBuilder((lambda: plugin) if plugin else None)
     built = builder.build(onnx_path, "fp32", options)
     engine = onnx_path.with_name(f"{onnx_path.stem}-{batch[2]}-{'fused' if plugin else 'layers'}.engine")
     engine.write_bytes(built.plan)
