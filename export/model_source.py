@@ -202,7 +202,8 @@ def calibration_in(typed: Path) -> Calibration | None:
             return None
         frames = int(report["calibration_frames"])
         sha256 = str(report["calibration_sha256"] or "")
-        return Calibration(sha256=sha256, frames=frames, method=str(report["method"]))
+        held_out = int(report.get("held_out_frames", 0)) if sha256 else 0
+        return Calibration(sha256=sha256, frames=frames, method=str(report["method"]), held_out=held_out)
     except (msgspec.DecodeError, KeyError, ValueError) as exc:
         raise ModelError(f"{typed} says something unreadable of its calibration ({exc}); make it again") from exc
 

@@ -17,7 +17,7 @@ from ..errors import GateError, ModelError, UsageError
 from ..files import replaced
 from .calibration import METHODS
 from .candidates import AUTO, MAX_FRAMES, Calibrated, Judge, OnProgress, best_method, calibrated, load_fp32
-from .qdq import placement
+from .qdq import Placement, placement
 from .sensitivity import LayerSensitivity, layers_to_keep, sensitivity
 from .typed import fp16_from_fp32, int8_from_fp32
 
@@ -45,9 +45,10 @@ class TypedReport:
         agreement_by_method: the same share for each method that was tried, before more layers were kept out.
         layers: names of the convolutions that multiply integers.
         kept: names of the convolutions that do not.
-        calibration_frames: how many frames ranges were measured on.
-        held_out_frames: how many others they were judged by.
-        calibration_sha256: of all these frames' files; None where none were given.
+        calibration_frames: how many frames ranges were measured on, be it for the file that they are taken from; 0
+            where none were measured.
+        held_out_frames: how many others judged them; where none were measured, how many frames judge here.
+        calibration_sha256: of the files of both, in their order; None where no ranges were measured.
     """
 
     path: Path
@@ -116,6 +117,7 @@ def typed_onnx(
         require_frames(precision, min_agreement, bool(steps))
     kept = tuple(keep)
     where = placement(model, kept)  # refuses patterns that fit nothing, before anything takes time
+    _require_steps(where, steps, model_fp32)
     if precision == "int8" and not steps:
         assert calib is not None  # for the type checker: require_frames has refused it
         known = calibrated(model_fp32, calib, max_frames=max_frames, threads=threads, on_progress=on_progress)
@@ -137,10 +139,12 @@ def typed_onnx(
             known = calibrated(model_fp32, calib, with_ranges=False, max_frames=max_frames, threads=threads)
             known, agreement = replace(known, steps=steps), known.agreement(typed)
             if steps and min_agreement is not None and _falls_short(typed, agreement, min_agreement, judge):
-                kept, agreement = _learned_layers_to_keep(known, kept, min_agreement, on_progress, judge)
+                kept, agreement = _more_layers_to_keep(known, report, kept, min_agreement, on_progress, judge)
                 where, typed = placement(model, kept), int8_from_fp32(model, steps, kept)
                 report = replace(report, layers=where.layers, kept=where.kept)
-            report = replace(report, agreement=agreement, **_frames_of(known))
+            # Where ranges came with their frames, these are what the file's hash is of, and not those that judge here.
+            held_out = report.held_out_frames or len(known.frames.held_out)
+            report = replace(report, agreement=agreement, held_out_frames=held_out)
     _write(typed, report, hashlib.sha256(model_fp32.read_bytes()).hexdigest())
     _log.info("%s: %s", out, report)
     return report
@@ -161,7 +165,7 @@ def sensitivity_of(
     model_fp32 = Path(model_fp32)
     model, _ = load_fp32(model_fp32)
     steps = _steps(model, model_fp32, method)
-    placement(model, keep)  # refuses patterns that fit nothing, before anything takes time
+    _require_steps(placement(model, keep), steps, model_fp32)  # and patterns that fit something, before it takes time
     known = calibrated(
         model_fp32, calib, with_ranges=not steps, max_frames=max_frames, threads=threads, on_progress=on_progress
     )
@@ -177,6 +181,17 @@ def _steps(model: ModelProto, path: Path, method: str) -> dict[str, float]:
     if method == LEARNED and not steps:
         raise UsageError(f"{path} holds no learned steps; give a model of fcn-edge train --qat, or another method")
     return steps
+
+
+def _require_steps(where: Placement, steps: Mapping[str, float], path: Path) -> None:
+    """Refuse with UsageError to quantise what a file that brings its steps has none of."""
+    lacking = [tensor for tensor in where.tensors if tensor not in steps] if steps else []
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise UsageError(
+            f"{path.name} holds no range of {lacking[0]}{more}, as it was made with layers kept out; name those with "
+            "--keep too (fcn-edge inspect lists them), or measure ranges anew with --method mse --calib DIR"
+        )
 
 
 def learned_scales(model: ModelProto) -> dict[str, float]:
@@ -195,7 +210,10 @@ def _measured(model: ModelProto) -> dict[str, Any]:
         said = msgspec.json.decode(text, type=dict[str, Any]) if text else {"method": LEARNED}
     except msgspec.DecodeError as exc:
         raise ModelError(f"what the file says of its calibration is unreadable ({exc}); fetch it again") from exc
-    return {name: said[name] for name in ("method", "calibration_frames", "calibration_sha256") if said.get(name)}
+    taken = ["method"]
+    if said.get("calibration_sha256"):
+        taken += ["calibration_frames", "held_out_frames", "calibration_sha256"]
+    return {name: said[name] for name in taken if said.get(name)}
 
 
 def check_request(out: Path, precision: str, force: bool) -> None:
@@ -224,13 +242,23 @@ def _falls_short(typed: ModelProto, agreement: float, least: float, judge: Judge
     return agreement < least or (judge is not None and bool(judge.objection(typed)))
 
 
-def _learned_layers_to_keep(
-    known: Calibrated, keep: Sequence[str], min_agreement: float, on_progress: OnProgress | None, judge: Judge | None
+def _more_layers_to_keep(
+    known: Calibrated,
+    report: TypedReport,
+    keep: Sequence[str],
+    min_agreement: float,
+    on_progress: OnProgress | None,
+    judge: Judge | None,
 ) -> tuple[tuple[str, ...], float]:
+    """As :func:`~.sensitivity.layers_to_keep`, with the steps that the file holds."""
     try:
         return layers_to_keep(known, LEARNED, keep, min_agreement, on_progress, judge)
     except GateError as exc:
-        raise GateError(f"{exc}; its steps were learned, so fine-tune longer, or choose --method mse") from exc
+        if report.method == LEARNED:
+            raise GateError(f"{exc}; its steps were learned, so fine-tune longer, or choose --method mse") from exc
+        raise GateError(
+            f"{exc}; its ranges are those of the file: measure them anew with --method mse, or fine-tune longer"
+        ) from exc
 
 
 def check_method(method: str, min_agreement: float | None = None) -> None:

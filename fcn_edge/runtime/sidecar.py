@@ -68,11 +68,20 @@ class Plugin:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What INT8 was calibrated on: sha256 over the frames' files in order, their number, the method."""
+    """What INT8 was calibrated on.
+
+    Attributes:
+        sha256: over the files of all frames, those that ranges were measured on and those held out, in one order: that
+            in which they were read, where each third is held out. Empty where no ranges were measured.
+        frames: number of those that ranges were measured on.
+        method: how ranges were chosen; ``learned``: in training.
+        held_out: number of the others, which judged the ranges; 0 also in files of before it was written.
+    """
 
     sha256: str
     frames: int
     method: str
+    held_out: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,7 @@ def test_frames_judge_learned_steps(exported, tmp_path) -> None:
     assert report.method == "learned"
     assert report.agreement is not None
     assert 0.8 < report.agreement <= 1
+    assert (report.calibration_frames, report.held_out_frames, report.calibration_sha256) == (0, 3, None)
     with pytest.raises(GateError, match="steps were learned"):
         typed_onnx(exported, tmp_path / "x.onnx", "int8", calib=tmp_path / "data", min_agreement=1.0, threads=1)
     assert not (tmp_path / "x.onnx").exists()

@@ -78,6 +78,7 @@ def test_fp16_file(home, frames) -> None:
     assert report.agreement is not None
     assert report.agreement > 0.998
     assert (report.method, report.layers, report.held_out_frames) == (None, (), 4)
+    assert (report.calibration_frames, report.calibration_sha256) == (0, None), "no range was measured"
     assert metadata(home / "fp16.onnx")[METADATA_KEY] == metadata(home / "model.onnx")[METADATA_KEY]
     assert metadata(home / "fp16.onnx")["fcn_edge.precision"] == "fp16"
     facts = facts_from_file(home / "fp16.onnx")
