@@ -63,7 +63,10 @@ class Phases:
 
 
 def open_monitor(trt: ModuleType, on_progress: Callable[[int, int], None] | None) -> Any:
-    """An ``IProgressMonitor`` that calls ``on_progress(done, total)`` and stops the build once ``cancelled`` is set."""
+    """An ``IProgressMonitor`` that calls ``on_progress(done, total)`` and stops the build once ``cancelled`` is set.
+
+    What ``on_progress`` raises stops it too, and is kept as ``failure``, to be raised when the builder has stopped.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         """Called by TensorRT, from any of its threads."""
@@ -71,6 +74,7 @@ def open_monitor(trt: ModuleType, on_progress: Callable[[int, int], None] | None
         def __init__(self) -> None:
             super().__init__()
             self.cancelled = False
+            self.failure: BaseException | None = None
             self._phases = Phases()
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
@@ -90,7 +94,7 @@ def open_monitor(trt: ModuleType, on_progress: Callable[[int, int], None] | None
             if on_progress and not self.cancelled:
                 try:
                     on_progress(done, SCALE)
-                except BaseException:  # noqa: BLE001 - an exception may not cross TensorRT's own frames
-                    self.cancelled = True
+                except BaseException as exc:  # noqa: BLE001 - an exception may not cross TensorRT's own frames
+                    self.failure, self.cancelled = self.failure or exc, True
 
     return Monitor()

@@ -113,7 +113,7 @@ class EngineBuilder:
             precision: what it is asked to be: ``fp32``, ``fp16`` or ``int8``.
             options: limits and batch.
             timing_cache: file of measured tactics that is read where it exists and written.
-            on_progress: called while the engine is built.
+            on_progress: called while the engine is built; what it raises stops the builder, and is raised then.
             force: whether that file is replaced also where TensorRT cannot read it.
 
         Raises:
@@ -203,10 +203,13 @@ class EngineBuilder:
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(self._builder.build_serialized_network, network, config)
             try:
-                return future.result()
+                plan = future.result()
             except BaseException:
                 monitor.cancelled = True
                 raise  # once the builder has stopped: leaving the pool waits for it
+        if monitor.failure is not None:
+            raise monitor.failure
+        return plan
 
     def _inspect(self, plan: bytes, path: Path) -> str:
         engine = open_runtime(self._trt).deserialize_cuda_engine(plan)

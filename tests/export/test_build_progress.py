@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
-from fcn_edge.export.build_progress import SCALE, Phases
+from fcn_edge.export.build_progress import SCALE, Phases, open_monitor
 
 
 def test_nested_phases_add_up() -> None:
@@ -27,6 +28,24 @@ def test_what_tensorrt_may_say_out_of_order_does_no_harm() -> None:
     assert phases.start("empty", None, 0) == 0
     assert phases.step("empty", 7) == SCALE
     assert phases.finish("empty") == SCALE
+
+
+def test_what_the_caller_raises_stops_the_builder_and_is_kept() -> None:
+    """It may not be raised through TensorRT's own frames."""
+    calls = []
+
+    def full(done: int, total: int) -> None:
+        calls.append((done, total))
+        if done:
+            raise OSError("no space left on device")
+
+    monitor = open_monitor(SimpleNamespace(IProgressMonitor=object), full)
+    monitor.phase_start("engine", None, 4)
+    assert (monitor.cancelled, monitor.failure) == (False, None)
+    assert monitor.step_complete("engine", 0) is False
+    assert monitor.step_complete("engine", 1) is False
+    assert calls == [(0, SCALE), (SCALE // 4, SCALE)], "nobody is asked who has failed"
+    assert isinstance(monitor.failure, OSError)
 
 
 def test_many_threads() -> None:

@@ -161,3 +161,21 @@ def test_a_timing_cache_replaces_nothing_else(
     assert path.read_bytes() == after
     assert ("is left as it is" in caplog.text) == (after == before)
     assert config.cache == (before if before == b"timings" else b"nothing")
+
+
+def test_what_the_caller_raises_is_no_fault_of_tensorrt(open_fake: Any, config: Any) -> None:
+    """A builder that was stopped gives no plan, which would be told as an engine that could not be built."""
+    builder = open_fake("tensorrt", ADA)
+
+    def stopped(network: Any, config: Any) -> None:
+        config.progress_monitor.phase_start("engine", None, 4)
+
+    builder._builder.build_serialized_network = stopped
+
+    def full(what: str, done: int, total: int) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left on device"):
+        builder.build(Path("x.onnx"), "fp16", Options(), on_progress=full)
+    with pytest.raises(ModelError, match=r"could not build an engine of x\.onnx"):
+        builder.build(Path("x.onnx"), "fp16", Options())

@@ -259,6 +259,15 @@ except ModelError as exc:
 else:
     raise SystemExit("an FP32 engine passed for FP16")
 
+def full(what, done, total):
+    raise OSError("no space left on device")
+try:
+    builder.build(model, "fp32", Options(), on_progress=full)
+except OSError as exc:
+    assert "no space left" in str(exc), exc
+else:
+    raise SystemExit("what the caller raised was lost")
+
 seen = []
 def stop(what, done, total):
     seen.append(done)
