@@ -49,17 +49,19 @@ def open_any_engine(
 def facts_of(model: str | Path) -> tuple[int | None, float | None]:
     """Number of learned values, and billions of multiply-adds for one image; None where nothing can be counted.
 
+    Those of an engine are counted in the typed ONNX file that it was built from, where this lies beside it.
+
     Raises:
         ModelError: if the file is missing or damaged.
         MissingError: if what reads it is not installed.
     """
     path = model_file(model)
-    if path.suffix not in (".pt", ".onnx"):
+    if path.suffix not in (".pt", ".onnx", ".engine"):
         return None, None
     from ..export.facts import facts_from_file
 
     facts = facts_from_file(path)
-    return facts["params"], facts["gmacs"]
+    return facts.get("params"), facts.get("gmacs")
 
 
 def open_reference(model: str | Path) -> Reference | None:

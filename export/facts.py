@@ -32,12 +32,14 @@ def facts_from_file(path: str | Path) -> dict[str, Any]:
         JSON-ready dictionary: ``file``, ``kind``, ``bytes`` and ``sha256`` of each, and of
 
         - ``.pt``: ``contract``, ``params``, ``gmacs`` (billions of multiply-adds at the contract's size), ``precision``
-          (type: share of the weighted layers), ``training`` (config, epochs, steps, provenance);
+          (type: share of the weighted layers), ``layers`` (name: type, under the names of its ``.onnx``),
+          ``training`` (config, epochs, steps, provenance);
         - ``.onnx``: ``contract``, ``params``, ``gmacs``, ``precision``, ``layers`` (name: type), ``opset``,
           ``ir_version``, ``producer``, ``metadata`` (what else it carries). Batch norm is folded, so there are fewer
           params than in the checkpoint;
-        - ``.engine``: ``sidecar``, the content of the ``.engine.json`` beside it; ``layers`` of the typed ONNX file
-          that it was built from, where this lies beside it unchanged.
+        - ``.engine``: ``contract``; ``sidecar``, the content of the ``.engine.json`` beside it; ``params``, ``gmacs``,
+          ``layers`` and ``metadata`` of the typed ONNX file that it was built from, where this lies beside it unchanged
+          and ``onnx`` is installed.
 
     Raises:
         UsageError: if the suffix is none of these.
@@ -69,15 +71,20 @@ def _facts_from_checkpoint(path: Path) -> dict[str, Any]:
 
     checkpoint = load_checkpoint(path)
     model = model_from_state(checkpoint.contract, checkpoint.ema, str(path))
-    weights = [value for value in model.parameters() if value.ndim == 4]
-    types = Counter(_short(str(value.dtype).removeprefix("torch.")) for value in weights)
+    # An ONNX file calls a convolution what its weight is called, and the head's kernels are one layer.
+    layers = {
+        name.removesuffix(".weight").partition(".kernels.")[0]: _short(str(value.dtype).removeprefix("torch."))
+        for name, value in model.named_parameters()
+        if value.ndim == 4
+    }
     with torch.no_grad():
         gmacs = count_gmacs(model, checkpoint.contract.size_hw)
     return {
         "contract": dict_from_contract(checkpoint.contract),
         "params": count_params(model),
         "gmacs": gmacs,
-        "precision": _shares(types),
+        "precision": _shares(Counter(layers.values())),
+        "layers": layers,
         "training": {
             "config": dict_from_config(checkpoint.config),
             "epochs": checkpoint.epoch,
@@ -110,18 +117,16 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
 
 
 def _facts_from_engine(path: Path) -> dict[str, Any]:
-    from ..runtime.onnx_file import load_onnx, require_valid
     from ..runtime.sidecar import read_plan, read_sidecar, sha256_of
 
     sidecar = read_sidecar(path)
     read_plan(path, sidecar)  # refuses another file
-    facts: dict[str, Any] = {"sidecar": msgspec.to_builtins(sidecar)}
+    facts = {"contract": dict_from_contract(sidecar.contract), "sidecar": msgspec.to_builtins(sidecar)}
     typed = path.parent / Path(sidecar.onnx).name
     if typed.is_file() and sha256_of(typed) == sidecar.onnx_sha256:
         with contextlib.suppress(MissingError):  # a device that only runs engines has no onnx
-            model = load_onnx(typed)
-            require_valid(model, typed)
-            facts["layers"] = dict(layer_types(model.graph))
+            known = _facts_from_onnx(typed)
+            facts |= {name: known[name] for name in ("params", "gmacs", "layers", "metadata")}
     return facts
 
 

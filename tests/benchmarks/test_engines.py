@@ -1,5 +1,6 @@
 """What a model argument means: the independent reference, the facts, and torch that is not there."""
 
+import hashlib
 import sys
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from fcn_edge.benchmarks.engines import facts_of, open_any_engine, open_reference
 from fcn_edge.errors import MissingError, ModelError, UsageError
+from fcn_edge.runtime.onnx_file import split_onnx
+from fcn_edge.runtime.sidecar import Library, Options, Precision, Sidecar, write_sidecar
 
 
 def test_the_reference_gives_the_labels_of_the_engine_at_any_size(small_onnx):
@@ -42,6 +45,29 @@ def test_facts_of_both_kinds_of_file(small_onnx, small_checkpoint):
     assert params == pytest.approx(0.99e6, rel=0.05)
     assert gmacs > 0
     assert facts_of("echo://") == (None, None)
+
+
+def test_facts_of_an_engine_are_those_of_its_typed_file_beside_it(small_onnx, tmp_path):
+    engine, typed = tmp_path / "m.engine", tmp_path / "m.onnx"
+    engine.write_bytes(b"a plan")
+    typed.write_bytes(small_onnx.read_bytes())
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (engine, typed)]
+    sidecar = Sidecar(
+        contract=split_onnx(small_onnx).contract,
+        precision=Precision(asked="fp32", found={"fp32": 1.0}, audited="engine"),
+        plan_sha256=digests[0],
+        onnx=typed.name,
+        onnx_sha256=digests[1],
+        tensorrt=Library(package="tensorrt", version="10.3.0"),
+        cuda="12.6",
+        gpu=None,
+        plugin=None,
+        options=Options(),
+    )
+    write_sidecar(engine, sidecar)
+    assert facts_of(engine) == facts_of(small_onnx) != (None, None)
+    typed.write_bytes(small_onnx.read_bytes() + b" ")
+    assert facts_of(engine) == (None, None), "it is another file"
 
 
 def test_a_checkpoint_without_torch_says_what_to_install(small_checkpoint, monkeypatch):

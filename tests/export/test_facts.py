@@ -118,7 +118,7 @@ def test_mixed_precision_is_told_by_layer(tmp_path, exported) -> None:
 
 
 def test_checkpoint(tmp_path, exported) -> None:
-    model, contract, _ = exported
+    model, contract, proto = exported
     weights = model.state_dict()
     checkpoint = Checkpoint(contract, TrainConfig(), weights, weights, epoch=7, provenance={"data": "a street"})
     save_checkpoint(tmp_path / "m.pt", checkpoint)
@@ -127,6 +127,7 @@ def test_checkpoint(tmp_path, exported) -> None:
     assert facts["params"] == count_params(model)
     assert facts["gmacs"] == pytest.approx(count_gmacs(model, (70, 99)))
     assert facts["precision"] == {"fp32": 1.0}
+    assert facts["layers"] == facts_from_file(written(tmp_path / "m.onnx", proto))["layers"], "under the same names"
     assert facts["training"]["epochs"] == 7
     assert facts["training"]["provenance"] == {"data": "a street"}
     assert facts["training"]["config"]
@@ -140,7 +141,8 @@ def test_engine_is_described_by_its_sidecar(tmp_path) -> None:
     write_sidecar(tmp_path / "m.engine", SIDECAR)
     facts = facts_from_file(tmp_path / "m.engine")
     assert json.loads(json.dumps(facts["sidecar"])) == json.loads((tmp_path / "m.engine.json").read_text())
-    assert "layers" not in facts
+    assert facts["contract"] == dict_from_contract(SIDECAR.contract)
+    assert not {"layers", "metadata", "params", "gmacs"} & set(facts)
 
 
 def test_an_engine_that_was_changed_is_refused_as_when_it_is_loaded(tmp_path) -> None:
@@ -152,16 +154,20 @@ def test_an_engine_that_was_changed_is_refused_as_when_it_is_loaded(tmp_path) ->
 
 def test_layers_of_an_engine_are_those_of_its_onnx_file(tmp_path, exported) -> None:
     """Only of the very file: another of the name tells nothing of this engine."""
-    typed = written(tmp_path / "m.onnx", fp16_from_fp32(exported[2]))
+    half = fp16_from_fp32(exported[2])
+    half.metadata_props.add(key="fcn_edge.training", value="a street")
+    typed = written(tmp_path / "m.onnx", half)
     (tmp_path / "m.engine").write_bytes(b"a plan")
     sha256 = hashlib.sha256(typed.read_bytes()).hexdigest()
     for onnx_name in ("m.onnx", "elsewhere/m.onnx"):
         write_sidecar(tmp_path / "m.engine", replace(SIDECAR, onnx=onnx_name, onnx_sha256=sha256))
         facts = facts_from_file(tmp_path / "m.engine")
-        assert facts["layers"] == facts_from_file(typed)["layers"]
+        for name in ("params", "gmacs", "layers", "metadata"):
+            assert facts[name] == facts_from_file(typed)[name]
+        assert facts["metadata"]["fcn_edge.training"] == "a street"
         assert set(facts["layers"].values()) == {"fp16"}
     written(typed, exported[2])
-    assert "layers" not in facts_from_file(tmp_path / "m.engine")
+    assert not {"layers", "metadata", "params", "gmacs"} & set(facts_from_file(tmp_path / "m.engine"))
     assert facts["sha256"] == hashlib.sha256(b"a plan").hexdigest()
 
 
