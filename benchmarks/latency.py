@@ -215,6 +215,10 @@ def _result(candidate: Candidate, check: dict[str, Any], seen: _Timings) -> dict
     latencies_ms = np.asarray(seen.latencies_ns, np.float64) / 1e6
     rounds = np.asarray(seen.rounds)
     first = candidate.frames[0]
+    by_stage = {
+        stage: summary(np.asarray([stages[stage] for stages in seen.stages_ms if stage in stages]))
+        for stage in seen.stages_ms[0]
+    }
     result = {
         "model": candidate.model,
         "backend": engine.backend,
@@ -223,10 +227,7 @@ def _result(candidate: Candidate, check: dict[str, Any], seen: _Timings) -> dict
         "params": None,
         "gmacs": None,
         "latency_ms": summary(latencies_ms),
-        "stages_ms": {
-            stage: float(np.median([stages[stage] for stages in seen.stages_ms if stage in stages]))
-            for stage in seen.stages_ms[0]
-        },
+        "stages_ms": {stage: found["p50"] for stage, found in by_stage.items()},
         "fps": float(1e3 / latencies_ms.mean()),  # frames one after the other, as latency is measured
         "rss_mib": peak_rss_mib(),
         "gpu_mib": gpu_mib(engine),
@@ -234,6 +235,7 @@ def _result(candidate: Candidate, check: dict[str, Any], seen: _Timings) -> dict
         "rss_of": "this process",
         "frame_hw": [first.shape[0], first.shape[1]],
         "precision_hint": candidate.precision_hint,
+        "stages_latency_ms": by_stage,
         "frames": len(latencies_ms),
         "rounds_p50_ms": [float(np.median(latencies_ms[rounds == turn])) for turn in np.unique(rounds)],
         "quantiles_ms": np.percentile(latencies_ms, np.arange(101)).tolist(),

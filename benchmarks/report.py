@@ -24,6 +24,7 @@ JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
 _NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
 _DOUBTFUL = 0.9
 _FEW_FRAMES = 200
+_SLOW = ("p90", "p95", "p99")
 _MARK = "†"
 _TERMINAL = ("model", "precision", "p50 ms", "p99", "fps", "speed", "RSS MiB", "GPU MiB", "mIoU")
 
@@ -135,6 +136,7 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
         f"![distribution of latency]({plot})" if plot else _NO_PLOT,
         "## Stages, median ms",
         markdown_table(["model", *stages], stage_rows),
+        *_slow_stages(results, stages),
         "## Checked before timing",
         "Share of pixels that are alike in two runs of the same frame, and with ONNX Runtime executing the same file.",
         markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
@@ -235,6 +237,17 @@ def _result_rows(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[lis
         )
     kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
     return [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def _slow_stages(results: Sequence[dict[str, Any]], stages: Sequence[str]) -> list[str]:
+    """The stages' higher percentiles; records of before hold medians alone."""
+    if not any("stages_latency_ms" in result for result in results):
+        return []
+    rows = []
+    for name, result in zip(short_names(results), results, strict=True):
+        found = [result.get("stages_latency_ms", {}).get(stage, {}) for stage in stages]
+        rows.append([name, *(" / ".join(_number(each.get(key), 2) for key in _SLOW if each) for each in found)])
+    return [f"## Stages, {', '.join(_SLOW[:-1])} and {_SLOW[-1]}, ms", markdown_table(["model", *stages], rows)]
 
 
 def _how(payload: dict[str, Any]) -> list[str]:

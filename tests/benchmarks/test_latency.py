@@ -267,3 +267,12 @@ def test_a_warm_up_is_no_longer_than_the_timing(monkeypatch):
 
 def test_stages_are_medians(frames):
     assert measure(Counting(), frames, 0.05)["stages_ms"]["network"] == 1.0
+
+
+def test_stages_have_percentiles(frames):
+    result = measure(Counting(), frames, 0.05)
+    assert set(result["stages_latency_ms"]) == set(result["stages_ms"])
+    network = result["stages_latency_ms"]["network"]
+    assert list(network) == list(result["latency_ms"])
+    assert (network["p50"], network["p90"], network["p95"], network["p99"]) == (1.0, 100.0, 100.0, 100.0)
+    assert {stage: found["p50"] for stage, found in result["stages_latency_ms"].items()} == result["stages_ms"]

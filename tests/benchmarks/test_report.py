@@ -94,6 +94,13 @@ def test_tables_hold_the_figures(payload):
     assert facts == {"cpu": "Some CPU", "cores": "2", "packages.numpy": "2.4.6", "gpus.0.name": "G"}
 
 
+def test_percentiles_of_stages_are_told_where_they_are_known(payload):
+    assert "Stages, p90" not in report.markdown_from_bench(payload)  # a record of before holds medians
+    payload["results"][1]["stages_latency_ms"] = {"network": {"p50": 7.0, "p90": 8.0, "p95": 9.25, "p99": 30.0}}
+    first, second = rows_of(report.markdown_from_bench(payload), "Stages, p90, p95 and p99, ms")
+    assert (second["network"], second["head"], first["network"]) == ("8.00 / 9.25 / 30.00", "", "")
+
+
 def test_how_it_was_measured_is_told(payload):
     assert "How it was measured" not in report.markdown_from_bench(payload)  # a record of before does not say
     payload |= {"recorded": "2026-07-30", "options": {"duration_s": 10.0, "rounds": 20, "data": None}}
