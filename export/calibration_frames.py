@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ..pixels import Image, fit_image, read_image
-from .frame_files import frame_files, images_in
+from .frame_files import frame_files
 
 LEAST_FRAMES = 8
 _EVERY = 3  # each third frame is held out, so that both parts see all of the material
@@ -72,6 +72,4 @@ def read_frames(
 
 
 def _paths(calib: str | Path | Sequence[str | Path]) -> list[Path]:
-    if not isinstance(calib, (str, Path)):
-        return [Path(file) for file in calib]
-    return images_in(Path(calib)) if Path(calib).is_dir() else list(frame_files(calib))
+    return list(frame_files(calib)) if isinstance(calib, (str, Path)) else [Path(file) for file in calib]

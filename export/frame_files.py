@@ -21,7 +21,7 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
     if not str(where):
         raise UsageError("'' names no image; is a variable empty?")
     if path.is_dir():
-        found = images_in(path)
+        found = _images_in(path)
     elif path.is_file():
         found = [path]
     else:
@@ -37,21 +37,6 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Images of a folder in the order of their names; or of a data set's split ``train``; maybe none.
-
-    Raises:
-        UsageError: if a folder cannot be read.
-    """
-    try:
-        found = sorted(file for file in folder.iterdir() if _is_image(file))
-        if found or not any(entry.is_dir() for entry in folder.iterdir()):
-            return found
-    except OSError as exc:
-        raise UsageError(f"folder {folder} cannot be read: {exc.strerror or exc}; allow it, or give another") from exc
-    return [sample.image for sample in open_dataset(folder).samples("train")]
-
-
 def files_sha256(files: Sequence[str | Path]) -> str:
     """Sha256 over the sha256 of each file's bytes, in order; names and places do not count.
 
@@ -65,6 +50,17 @@ def files_sha256(files: Sequence[str | Path]) -> str:
         except OSError as exc:
             raise DataError(f"{file} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Images of a folder in the order of their names; or of a data set's split ``train``; maybe none."""
+    try:
+        found = sorted(file for file in folder.iterdir() if _is_image(file))
+        if found or not any(entry.is_dir() for entry in folder.iterdir()):
+            return found
+    except OSError as exc:
+        raise UsageError(f"folder {folder} cannot be read: {exc.strerror or exc}; allow it, or give another") from exc
+    return [sample.image for sample in open_dataset(folder).samples("train")]
 
 
 def _is_image(path: Path) -> bool:

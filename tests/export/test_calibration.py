@@ -186,8 +186,10 @@ def test_bad_frames_are_all_listed(folder) -> None:
 
 def test_too_few_frames_and_no_folder(folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds 0 images"):
+    with pytest.raises(UsageError, match="names no image"):
         read_frames(tmp_path / "empty", (8, 8), 100)
+    with pytest.raises(UsageError, match="is a variable empty"):
+        read_frames("", (8, 8), 100)
     with pytest.raises(UsageError, match=r"there are 3 images.*at least 8"):
         read_frames(sorted(folder.glob("*.png"))[:3], (8, 8), 100)
     with pytest.raises(UsageError, match="max_frames is 2"):
