@@ -17,6 +17,7 @@ import numpy as np
 from .. import metrics
 from ..dataset import Dataset, read_sample
 from ..errors import FcnEdgeError
+from ..pixels import fit_image, restore_labels
 from .quantised import Trained, judged_record
 from .record import write_record
 from .report import markdown_table, progress_on_stderr, told
@@ -28,12 +29,13 @@ def scores_by_share(trained: Trained, dataset: Dataset) -> list[dict[str, Any]]:
     """Scores of a checkpoint for each share of :data:`SHARES` that its answers might have left out.
 
     Args:
-        trained: learned with class weights, without the sequence.
+        trained: learned with class weights, without the sequence; its size is that which images are brought to.
         dataset: opened with that sequence held out.
 
     Returns:
-        For each share ``share``, ``miou``, ``pixel_accuracy``, ``per_class``, ``precision`` and ``recall`` (by class,
-        None where a class was not predicted or does not appear).
+        At the masks' own resolution, as ``fcn-edge eval`` judges: for each share ``share``, ``miou``,
+        ``pixel_accuracy``, ``per_class``, ``precision`` and ``recall`` (by class, None where a class was not predicted
+        or does not appear).
     """
     import torch
 
@@ -52,10 +54,10 @@ def scores_by_share(trained: Trained, dataset: Dataset) -> list[dict[str, Any]]:
     with progress_on_stderr() as on_step, torch.inference_mode():
         for done, sample in enumerate(samples, 1):
             image, target = read_sample(dataset, sample)
-            logits = model(image_tensor([image], cpu))
+            logits = model(image_tensor([fit_image(image, trained.size_hw)], cpu))
             for matrix, share in zip(matrices, SHARES, strict=True):
                 moved = logits + (config.logit_adjustment - share) * weights
-                labels = moved.argmax(1)[0].numpy().astype(np.uint8)
+                labels = restore_labels(moved.argmax(1)[0].numpy().astype(np.uint8), target.shape)
                 matrix += metrics.confusion(labels, target, classes, dataset.ignore_id)
             on_step(trained.model, done, len(samples))
     return [
@@ -91,7 +93,9 @@ def _scores(matrix: np.ndarray[Any, np.dtype[np.int64]], names: Sequence[str]) -
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the record; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fcn_edge.benchmarks.logit_adjustment", description=__doc__)
-    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT", help=".pt, trained without the sequence")
+    parser.add_argument(
+        "checkpoints", nargs="+", type=Path, metavar="CKPT[@HxW]", help=".pt, trained without the sequence"
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--holdout", required=True, metavar="SEQUENCE")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.json")

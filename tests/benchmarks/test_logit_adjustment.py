@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,9 +13,11 @@ torch = pytest.importorskip("torch")
 
 from fcn_edge import metrics  # noqa: E402
 from fcn_edge.benchmarks import logit_adjustment  # noqa: E402
+from fcn_edge.benchmarks.accuracy import evaluate  # noqa: E402
+from fcn_edge.benchmarks.torch_engine import open_torch_engine  # noqa: E402
 from fcn_edge.dataset import open_dataset, read_sample  # noqa: E402
 from fcn_edge.training.adjustment import shift_logits  # noqa: E402
-from fcn_edge.training.checkpoint import model_from_checkpoint  # noqa: E402
+from fcn_edge.training.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.losses import enet_weights  # noqa: E402
 
 
@@ -46,6 +49,23 @@ def test_each_share_is_what_shifted_scores_answer(
         assert entry["miou"] == pytest.approx(metrics.miou(matrix), abs=0.01)  # an interpolation fades at the border
         assert entry["pixel_accuracy"] == pytest.approx(metrics.pixel_accuracy(matrix), abs=0.01)
     assert capsys.readouterr().out.count(" %)") == len(logit_adjustment.SHARES)
+
+
+def test_images_of_another_size_are_judged_as_eval_judges_them(
+    held_out_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    """The checkpoint's size, or that which is asked for, is not the images' own: 64x96."""
+    checkpoint = load_checkpoint(held_out_checkpoint)
+    small = tmp_path / "small.pt"
+    save_checkpoint(small, replace(checkpoint, contract=replace(checkpoint.contract, size_hw=(40, 56))))
+    out = tmp_path / "record.json"
+    models = [str(small), f"{held_out_checkpoint}@40x56"]
+    assert logit_adjustment.main([*models, "--data", str(data), "--holdout", "b", "-o", str(out)]) == 0
+    with open_torch_engine(small, 1, "cpu") as engine:
+        expected = evaluate(engine, open_dataset(data, (), "b"), "val")
+    for run in msgspec.json.decode(out.read_bytes())["runs"]:
+        (found,) = (entry for entry in run["shares"] if entry["share"] == run["learned_with"])
+        assert (found["miou"], found["pixel_accuracy"]) == (expected["miou"], expected["pixel_accuracy"])
 
 
 def test_a_checkpoint_that_has_seen_the_sequence_is_refused(
