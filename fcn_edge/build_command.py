@@ -56,7 +56,12 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     gate.add_argument("--gate-split", default="val", metavar="NAME", help="part of it (%(default)s)")
     gate.add_argument("--max-miou-drop", type=drop, metavar="X", help=f"with --gate ({DEFAULT_DROP})")
     gate.add_argument("--gate-frames", metavar="GLOB", help="frames without masks: compare labels with those of fp32")
-    gate.add_argument("--min-agreement", type=agreement, metavar="X", help=f"share of labels ({DEFAULT_AGREEMENT})")
+    gate.add_argument(
+        "--min-agreement",
+        type=agreement,
+        metavar="X",
+        help=f"share of labels ({DEFAULT_AGREEMENT} with --gate-frames and --keep auto; with --gate none unless given)",
+    )
 
     engine: Any = parser.add_argument_group("engine")
     engine.add_argument("--no-plugin", action="store_true", help="head of TensorRT's own layers, not the fused one")

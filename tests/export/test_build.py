@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -23,6 +24,7 @@ import onnx
 from onnx import TensorProto
 
 from fcn_edge import street
+from fcn_edge.build_command import DEFAULT_AGREEMENT, add_build_arguments, request_from_arguments
 from fcn_edge.cli import main
 from fcn_edge.errors import GateError, MissingError, ModelError, UsageError
 from fcn_edge.export import build as build_module
@@ -33,6 +35,7 @@ from fcn_edge.export.gate import GateRequest
 from fcn_edge.export.model_source import Quantisation, calibration_in
 from fcn_edge.export.quantize import CALIBRATION_KEY, SCALES_KEY
 from fcn_edge.export.to_onnx import write_onnx
+from fcn_edge.pixels import write_png
 from fcn_edge.runtime import tensorrt_library
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
@@ -280,6 +283,19 @@ def test_arguments_that_contradict_are_usage_errors(line: str, model: Path, tmp_
     assert code == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_which_agreement_is_asked_for_without_a_word_is_told(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_build_arguments(parser)
+    told = " ".join(parser.format_help().split())
+    assert f"({DEFAULT_AGREEMENT} with --gate-frames and --keep auto; with --gate none unless given)" in told
+    write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    found = []
+    for more in ("--gate d", f"--gate-frames {tmp_path}", "--gate d --keep auto"):
+        request = request_from_arguments(parser.parse_args(["m.onnx", "-o", "out", *more.split()]))
+        found.append((request.gate.min_agreement, request.quantisation.min_agreement))
+    assert found == [(None, None), (DEFAULT_AGREEMENT, None), (None, DEFAULT_AGREEMENT)]
 
 
 def test_a_build_that_writes_needs_a_place(model: Path, capsys: Any) -> None:
