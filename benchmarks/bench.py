@@ -41,7 +41,7 @@ def bench_models(
     """Accuracy, latency and memory of models, side by side.
 
     Args:
-        models: ``.pt`` or ``.onnx`` files, or names of models that ship with the package.
+        models: ``.pt``, ``.onnx`` or ``.engine`` files, or names of models that ship with the package.
         open_data: gives the data set, opened with an engine's choice of classes; None: latency on synthetic frames
             of the first model's input size for all of them, which the others resize, and no accuracy.
         split: the split of the data set.

@@ -73,7 +73,7 @@ def sensitivity(
     """What INT8 costs layer by layer: for each model its file and a row for each layer.
 
     Raises:
-        UsageError: if a model is not FP32, or there are no frames to calibrate with.
+        UsageError: if there are no frames to calibrate with, or a layer to keep is none of the model's.
         ModelError: if a model is missing or damaged.
     """
     from .quantize import sensitivity_of

@@ -1,8 +1,8 @@
 """From a checkpoint to one ONNX file that verified itself; knows nothing about precisions other than FP32 or engines.
 
-The file takes a frame as OpenCV gives it and answers class ids; CONTRACTS describes it. Its nodes up to the score maps
-are torch's own trace of ``scores(features(...))`` with batch norm folded into the convolutions; the head is one node,
-:mod:`.skip_head_onnx`.
+The file takes a frame as OpenCV gives it and answers class ids; README, "The file", describes it. Its nodes up to the
+score maps are torch's own trace of ``scores(features(...))`` with batch norm folded into the convolutions; the head is
+one node, :mod:`.skip_head_onnx`.
 """
 
 from __future__ import annotations

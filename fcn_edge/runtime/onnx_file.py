@@ -185,7 +185,7 @@ def _precision(graph: onnx.GraphProto) -> str:
 
 
 def _problem(graph: onnx.GraphProto, contract: Contract) -> str:
-    """In what the graph is not one that CONTRACTS describes, or an empty string."""
+    """In what the graph is not one that README, "The file", describes, or an empty string."""
     from onnx import TensorProto
 
     given = {tensor.name for tensor in graph.initializer}

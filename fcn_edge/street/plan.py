@@ -19,7 +19,7 @@ from .textures import FACADES, facade
 VIEW_M = 170.0
 _CHUNK_M = 60.0
 RAILING = 3  # the look of a fence along the kerb; fences of gardens have others
-CROSSING_EVERY_M = 102.4  # a multiple of the ground picture's length
+CROSSING_EVERY_M = 102.4  # also the ground picture's length: 800 of its pixels of 0.128 m
 
 
 @dataclass(frozen=True)

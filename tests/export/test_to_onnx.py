@@ -1,4 +1,4 @@
-"""The exported file: what CONTRACTS says of it, and labels that any ONNX runtime agrees on with torch."""
+"""The exported file: what README, "The file", says of it, and labels that any ONNX runtime agrees on with torch."""
 
 from __future__ import annotations
 
