@@ -15,11 +15,11 @@ from ..runtime.tensorrt_library import find_plugin, has_tensorrt
 from ..shipped import model_file
 from .build_one import Shop, build_one
 from .build_request import BuildRequest, Built
-from .candidates import AUTO, MAX_FRAMES
+from .candidates import AUTO, MAX_FRAMES, OnProgress
 from .engine_cache import PRECISIONS, typed_name
 from .model_source import ModelSource
 from .sensitivity import LayerSensitivity
-from .to_engine import EngineBuilder, OnProgress
+from .to_engine import EngineBuilder
 
 CPU_GATE = "the gate runs on the typed ONNX files in the CPU engine: to run engines takes TensorRT and a GPU, both here"
 

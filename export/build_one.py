@@ -17,11 +17,11 @@ from ..runtime.engine import Engine, open_engine
 from ..runtime.engine_tensorrt import TensorRtEngine
 from ..runtime.sidecar import Gate, Precision, Sidecar, sha256_of, sidecar_path, write_sidecar
 from .build_request import BuildRequest, Built
-from .candidates import Judge
+from .candidates import Judge, OnProgress
 from .engine_cache import FOREIGN, engine_name, engine_state, typed_name
 from .gate import GateFrames, compare, measured, open_gate, require_gate, shortfall
 from .model_source import ModelSource, calibration_in, make_typed
-from .to_engine import EngineBuilder, OnProgress
+from .to_engine import EngineBuilder
 
 if TYPE_CHECKING:
     from onnx import ModelProto

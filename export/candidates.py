@@ -26,7 +26,7 @@ AUTO = "auto"
 MAX_FRAMES = 96
 
 OnProgress = Callable[[str, int, int], None]
-"""Called as ``on_progress(step, done, total)``."""
+"""Called as ``on_progress(step, done, total)``; by TensorRT's builder from any thread."""
 
 
 @dataclass(frozen=True)

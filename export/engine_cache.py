@@ -17,6 +17,7 @@ from ..errors import ModelError
 from ..files import write_atomically
 from ..runtime.onnx_file import load_onnx
 from ..runtime.sidecar import Gpu, Library, Options, Plugin, Sidecar, read_plan, read_sidecar, sidecar_path
+from ..runtime.tensorrt_library import RTX
 
 RECIPE_KEY = "fcn_edge.build"
 FOREIGN, DAMAGED = "foreign", "it is damaged"
@@ -76,7 +77,7 @@ def engine_name(typed: Path, library: Library, gpu: Gpu | None) -> str:
 
     The version of TensorRT-RTX begins with ``rtx``, since it counts on its own; an engine bound to no GPU is ``smany``.
     """
-    version = f"{'rtx' if library.package == 'tensorrt_rtx' else ''}{library.version}"
+    version = f"{'rtx' if library.package == RTX else ''}{library.version}"
     return f"{typed.stem}-trt{version}-sm{gpu.sm if gpu else 'any'}.engine"
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import onnx
 
 from ..errors import ModelError
-from ..runtime.onnx_file import load_onnx
+from ..runtime.onnx_file import HEAD_DOMAIN, HEAD_OP, load_onnx
 from .facts import layer_types
 from .half import replace_all
-from .skip_head_onnx import DOMAIN, OP_TYPE
 
 BATCH = "batch"
 
@@ -39,7 +38,7 @@ def onnx_for_engine(path: Path, *, fused: bool, dynamic: bool) -> bytes:
     if dynamic:
         _open_batch(model, path)
     if fused:
-        kept = [function for function in model.functions if (function.domain, function.name) != (DOMAIN, OP_TYPE)]
+        kept = [function for function in model.functions if (function.domain, function.name) != (HEAD_DOMAIN, HEAD_OP)]
         del model.functions[:]
         model.functions.extend(kept)
     data: bytes = model.SerializeToString(deterministic=True)
@@ -53,7 +52,7 @@ def types_in_onnx(path: Path) -> dict[str, str]:
         ModelError: if the file cannot be read.
     """
     graph = load_onnx(path).graph
-    heads = {node.name for node in graph.node if node.op_type == OP_TYPE}
+    heads = {node.name for node in graph.node if node.op_type == HEAD_OP}
     return {name: kind for name, kind in layer_types(graph) if name not in heads}
 
 

@@ -14,11 +14,13 @@ import msgspec
 from ..contract import METADATA_KEY, Contract, dict_from_contract
 from ..errors import MissingError, ModelError, UsageError
 from ..redact import unicode_text
+from ..runtime.onnx_file import HEAD_OP, load_onnx, require_valid, split_onnx
+from ..runtime.sidecar import read_plan, read_sidecar, sha256_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "SkipHead")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", HEAD_OP)
 _PASSED_THROUGH = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity")
 
 
@@ -96,8 +98,6 @@ def _facts_from_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _facts_from_onnx(path: Path) -> dict[str, Any]:
-    from ..runtime.onnx_file import load_onnx, require_valid, split_onnx
-
     contract = split_onnx(path).contract  # refuses what is no model of this program, with its reason
     model = load_onnx(path)
     require_valid(model, path)
@@ -117,8 +117,6 @@ def _facts_from_onnx(path: Path) -> dict[str, Any]:
 
 
 def _facts_from_engine(path: Path) -> dict[str, Any]:
-    from ..runtime.sidecar import read_plan, read_sidecar, sha256_of
-
     sidecar = read_sidecar(path)
     read_plan(path, sidecar)  # refuses another file
     facts = {"contract": dict_from_contract(sidecar.contract), "sidecar": msgspec.to_builtins(sidecar)}
@@ -135,7 +133,7 @@ def layer_types(graph: GraphProto) -> Iterator[tuple[str, str]]:
     tensors, makers = _tensors(graph), _makers(graph)
     for node in graph.node:
         if node.op_type in _WEIGHTED:
-            weight = _source(node.input[-1] if node.op_type == "SkipHead" else node.input[1], tensors, makers)
+            weight = _source(node.input[-1] if node.op_type == HEAD_OP else node.input[1], tensors, makers)
             if weight is not None:
                 yield node.name or node.output[0], "int8" if _is_quantised(node, makers) else _type_name(weight)
 
@@ -177,7 +175,7 @@ def _count_gmacs(model: ModelProto, contract: Contract) -> float:
         if node.op_type == "Conv":
             weight = _source(node.input[1], tensors, makers)
             total += _size(shapes[node.output[0]]) * _size(list(weight.dims)[1:] if weight else [])
-        elif node.op_type == "SkipHead":
+        elif node.op_type == HEAD_OP:
             half = len(node.input) // 2
             for scores, kernel in zip(node.input[:half], node.input[half:], strict=True):
                 total += _size(shapes[scores]) * _size(list(tensors[kernel].dims)[2:])

@@ -27,7 +27,8 @@ from .frame_files import files_sha256
 BORDER = 2
 """A pixel with another class (of FP32) within so many rows and columns does not count as inside."""
 
-OnProgress = Callable[[int, int], None]
+OnFrame = Callable[[int, int], None]
+"""Called as ``on_frame(done, total)``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
 
 
 def compare(
-    reference: Engine, candidate: Engine, frames: GateFrames, ran: str, on_progress: OnProgress | None = None
+    reference: Engine, candidate: Engine, frames: GateFrames, ran: str, on_frame: OnFrame | None = None
 ) -> Gate:
     """Run both engines over the frames.
 
@@ -93,7 +94,7 @@ def compare(
         candidate: what is judged.
         frames: what :func:`open_gate` listed.
         ran: what ran the candidate: ``tensorrt`` or ``openvino``.
-        on_progress: called with the number of frames done and of all.
+        on_frame: called with the number of frames done and of all.
 
     Raises:
         DataError: if a file cannot be read, or no pixel of the masks counts.
@@ -111,8 +112,8 @@ def compare(
         if mask is not None and frames.dataset is not None:
             ours += metrics.confusion(labels, mask, count, frames.dataset.ignore_id)
             theirs += metrics.confusion(expected, mask, count, frames.dataset.ignore_id)
-        if on_progress:
-            on_progress(done, len(frames.images))
+        if on_frame:
+            on_frame(done, len(frames.images))
     # Over one set of classes: one that no mask shows counts as 0 where a single pixel is given to it.
     shown = theirs.sum(1) > 0
     miou, miou_fp32 = (

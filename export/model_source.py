@@ -20,10 +20,9 @@ from .engine_cache import DAMAGED, FOREIGN, Recipe, base_name, stamp, typed_stat
 from .frame_files import files_sha256
 
 if TYPE_CHECKING:
-    from .candidates import Judge
+    from .candidates import Judge, OnProgress
     from .quantize import TypedReport
 
-OnProgress = Callable[[str, int, int], None]
 OnNote = Callable[[str], None]
 
 

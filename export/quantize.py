@@ -220,6 +220,11 @@ def check_request(out: Path, precision: str, force: bool) -> None:
     """Refuse with UsageError what :func:`typed_onnx` cannot do, before any work."""
     if precision not in ("fp16", "int8"):
         raise UsageError(f"precision is '{precision}'; expected fp16 or int8")
+    check_out(out, force)
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse with UsageError a name that an ``.onnx`` file cannot have, or that is taken and ``force`` is not given."""
     if out.suffix != ".onnx":
         raise UsageError(f"{out} does not end in .onnx, by which every command knows such a file; choose another name")
     if out.is_dir() or (out.exists() and not force):

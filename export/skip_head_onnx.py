@@ -15,12 +15,11 @@ import onnx
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..errors import ModelError
+from ..runtime.onnx_file import HEAD_DOMAIN, HEAD_OP
+from ..skip_head import MAX_STAGES
 
-DOMAIN = "fcn_edge"
-OP_TYPE = "SkipHead"
 OPSET = 19  # the first whose Q/DQ nodes take FP16 scales
 IR_VERSION = 9  # what goes with opset 19
-MAX_STAGES = 4
 
 
 def skip_head_node(
@@ -41,7 +40,7 @@ def skip_head_node(
     if len(scores) != len(kernels):
         raise ModelError(f"SkipHead got {len(scores)} score maps and {len(kernels)} kernels; expected equally many")
     _check_stages(len(scores))
-    return helper.make_node(OP_TYPE, [*scores, *kernels], [output], name=name, domain=DOMAIN, size=list(size_hw))
+    return helper.make_node(HEAD_OP, [*scores, *kernels], [output], name=name, domain=HEAD_DOMAIN, size=list(size_hw))
 
 
 def skip_head_function(num_stages: int, num_classes: int, final_stride: int, opset: int = OPSET) -> FunctionProto:
@@ -77,7 +76,7 @@ def skip_head_function(num_stages: int, num_classes: int, final_stride: int, ops
     nodes.append(helper.make_node("ArgMax", ["logits"], ["ids"], axis=1, keepdims=0, select_last_index=0))
     nodes += _bytes_from_ids("ids", "labels", num_classes)
     opsets = [helper.make_opsetid("", opset)]
-    return helper.make_function(DOMAIN, OP_TYPE, [*scores, *kernels], ["labels"], nodes, opsets, ["size"])
+    return helper.make_function(HEAD_DOMAIN, HEAD_OP, [*scores, *kernels], ["labels"], nodes, opsets, ["size"])
 
 
 def skip_head_model(
@@ -117,7 +116,7 @@ def skip_head_model(
     model = helper.make_model(
         graph,
         functions=[skip_head_function(n, classes, final_stride)],
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(HEAD_DOMAIN, 1)],
         ir_version=IR_VERSION,
         producer_name="fcn_edge",
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, UsageError
 from ..files import write_atomically
@@ -34,8 +34,8 @@ from .build_progress import open_monitor
 from .engine_errors import build_error, last, no_builder, parser_error
 from .engine_onnx import onnx_for_engine, types_in_onnx
 
-OnProgress = Callable[[str, int, int], None]
-"""Called as ``on_progress(what, done, total)``, from any thread."""
+if TYPE_CHECKING:
+    from .candidates import OnProgress
 
 _log = logging.getLogger(__name__)
 

@@ -29,11 +29,12 @@ from ..files import replaced
 from ..model.fcn import FCN
 from ..model.folding import folded
 from ..pixels import Image
+from ..runtime.onnx_file import HEAD_DOMAIN
 from ..training.checkpoint import model_from_checkpoint
 from ..training.qat import is_quantised, learned_steps, unquantised
 from .qdq import placement, places
-from .quantize import SCALES_KEY
-from .skip_head_onnx import DOMAIN, IR_VERSION, OPSET, skip_head_function, skip_head_node
+from .quantize import SCALES_KEY, check_out
+from .skip_head_onnx import IR_VERSION, OPSET, skip_head_function, skip_head_node
 from .verify import noise_frames, require_agreement, verify
 
 CHECKPOINT_KEY = "fcn_edge.checkpoint_sha256"
@@ -70,7 +71,7 @@ def onnx_from_checkpoint(
         GateError: if the file's labels are not torch's.
     """
     out = Path(out)
-    _check_out(out, force)
+    check_out(out, force)
     model, contract, sha256 = _read(Path(checkpoint))
     if size_hw is not None:
         contract = resized(contract, size_hw)
@@ -89,7 +90,7 @@ def write_onnx(
 ) -> Path:
     """Write a model as :func:`onnx_from_checkpoint` does, with further metadata if given; raises as that does."""
     out = Path(out)
-    _check_out(out, force)
+    check_out(out, force)
     steps: dict[str, float] = {}
     if is_quantised(model.state_dict()):
         steps, model = learned_steps(model), unquantised(model)
@@ -133,7 +134,7 @@ def onnx_from_model(model: FCN, contract: Contract) -> onnx.ModelProto:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("labels", TensorProto.INT8, [1, height, width]))
     graph.name = model.name
-    proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    proto.opset_import.append(helper.make_opsetid(HEAD_DOMAIN, 1))
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "fcn_edge", __version__
     helper.set_model_props(proto, {METADATA_KEY: json_from_contract(contract)})
@@ -256,13 +257,6 @@ def _by_tensor(proto: onnx.ModelProto, steps: Mapping[str, float]) -> dict[str, 
             "with this version's fcn-edge train --qat"
         )
     return {tensor: steps[place] for tensor, place in by_tensor.items()}
-
-
-def _check_out(out: Path, force: bool) -> None:
-    if out.suffix != ".onnx":
-        raise UsageError(f"{out} does not end in .onnx, by which every command knows such a file; choose another name")
-    if out.is_dir() or (out.exists() and not force):
-        raise UsageError(f"{out} exists already; choose another name or replace a file with --force")
 
 
 def _check_contract(model: FCN, contract: Contract) -> None:

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import ModelError
+from fcn_edge.runtime.onnx_file import HEAD_DOMAIN, HEAD_OP
 from fcn_edge.skip_head import skip_head
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from fcn_edge.export.skip_head_onnx import (  # noqa: E402  (needs onnx)
-    DOMAIN,
-    OP_TYPE,
     skip_head_function,
     skip_head_model,
     skip_head_node,
@@ -48,7 +47,7 @@ def test_onnx_runtime_gives_the_same_labels(n: int, s: int):
     full = tuple(s * side << (n - 1) for side in grid)
     for size in [full, (full[0] - 3, full[1] - 5), (1, full[1])]:
         model = skip_head_model(kernels, grid, size, batch=2)
-        assert model.graph.node[-1].op_type == OP_TYPE
+        assert model.graph.node[-1].op_type == HEAD_OP
         np.testing.assert_array_equal(_labels(model, scores), skip_head(scores, kernels, size))
 
 
@@ -73,7 +72,7 @@ def test_the_reference_evaluator_agrees():
 
 def test_the_node_carries_size_and_order():
     node = skip_head_node(["a", "b"], ["k", "l"], "labels", (360, 480))
-    assert (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+    assert (node.domain, node.op_type) == (HEAD_DOMAIN, HEAD_OP)
     assert list(node.input) == ["a", "b", "k", "l"]
     assert {a.name: list(a.ints) for a in node.attribute} == {"size": [360, 480]}
 

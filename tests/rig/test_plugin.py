@@ -15,8 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_edge.export.skip_head_onnx import DOMAIN, OP_TYPE, skip_head_model
+from fcn_edge.export.skip_head_onnx import skip_head_model
 from fcn_edge.export.to_onnx import onnx_from_model
+from fcn_edge.runtime.onnx_file import HEAD_DOMAIN, HEAD_OP
 
 HERE = Path(__file__).parent
 
@@ -24,7 +25,7 @@ HERE = Path(__file__).parent
 def without_function(model: onnx.ModelProto) -> onnx.ModelProto:
     """All that an engine builder does for the plugin: a model that holds the function is parsed without the plugin."""
     fused = copy.deepcopy(model)
-    kept = [function for function in fused.functions if (function.domain, function.name) != (DOMAIN, OP_TYPE)]
+    kept = [function for function in fused.functions if (function.domain, function.name) != (HEAD_DOMAIN, HEAD_OP)]
     del fused.functions[:]
     fused.functions.extend(kept)
     return fused
