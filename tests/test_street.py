@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fcn_edge import classes, dataset, street
-from fcn_edge.errors import SinkError, UsageError
+from fcn_edge.errors import UsageError
 from fcn_edge.street.backdrop import paint_ground
 from fcn_edge.street.canvas import Camera, Canvas, Texture, Tone
 from fcn_edge.street.plan import street_from_seed, things
@@ -285,53 +285,3 @@ def test_bad_dataset_is_refused_before_anything_is_written(tmp_path, train, val,
     with pytest.raises(UsageError, match="expected"):
         street.write_dataset(tmp_path / "set", train, val, size_hw)
     assert not (tmp_path / "set").exists()
-
-
-def test_clip_plays(tmp_path):
-    path = tmp_path / "drive.mp4"
-    assert street.write_clip(path, 0.5, 20, (96, 128), seed=3) == 10
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    capture.release()
-    assert len(frames) == 10
-    assert all(frame.shape == (96, 128, 3) for frame in frames)
-    for number in (0, 9):
-        drawn = street.draw_street(3, number / 20, (96, 128))[0]
-        assert np.abs(frames[number].astype(int) - drawn).mean() < 12  # the codec's loss
-    assert np.abs(frames[0].astype(int) - frames[9]).mean() > 3
-    assert [found.name for found in tmp_path.iterdir()] == ["drive.mp4"]
-
-
-@pytest.mark.parametrize(
-    ("name", "seconds", "fps", "size_hw"),
-    [
-        ("a.avi", 1, 10, (96, 128)),
-        ("a.mp4", 0, 10, (96, 128)),
-        ("a.mp4", 1, 0, (96, 128)),
-        ("a.mp4", -1, -10, (96, 128)),
-        ("a.mp4", float("inf"), 10, (96, 128)),
-        ("a.mp4", 1, 10, (97, 128)),
-        ("a.mp4", 1, 10, (8, 8)),
-    ],
-)
-def test_bad_clip_is_refused(tmp_path, name, seconds, fps, size_hw):
-    with pytest.raises(UsageError, match="expected"):
-        street.write_clip(tmp_path / name, seconds, fps, size_hw)
-    assert not list(tmp_path.iterdir())
-
-
-def test_failed_clip_leaves_nothing(tmp_path, monkeypatch):
-    drawn = []
-
-    def draw_twice(*arguments):
-        drawn.append(arguments)
-        if len(drawn) > 2:
-            raise SinkError("no more")
-        return np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
-
-    monkeypatch.setattr(street, "draw_street", draw_twice)
-    with pytest.raises(SinkError, match="no more"):
-        street.write_clip(tmp_path / "a.mp4", 1, 10, (32, 32))
-    assert not list(tmp_path.iterdir())

@@ -37,16 +37,6 @@ class SplitModel:
     kernels: tuple[NDArray[np.float32], ...]
 
 
-def contract_from_onnx(path: Path) -> Contract:
-    """The contract that an ONNX file carries.
-
-    Raises:
-        ModelError: if the file is missing, damaged or carries none.
-        MissingError: if the ``onnx`` package is not installed.
-    """
-    return _contract(load_onnx(path), path)
-
-
 def split_onnx(path: Path) -> SplitModel:
     """Read a model and cut it in front of its last node, the head.
 

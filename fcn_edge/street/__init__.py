@@ -1,4 +1,4 @@
-"""The procedural street: driving scenes with exact labels, as single pictures, data sets and clips.
+"""The procedural street: driving scenes with exact labels, as single pictures and data sets.
 
 It knows nothing about models. The demo trains on it, ``synthetic://street`` streams it, the tests use it.
 """
@@ -6,15 +6,14 @@ It knows nothing about models. The demo trains on it, ``synthetic://street`` str
 from __future__ import annotations
 
 import math
-import types
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from .. import pixels
-from ..errors import SinkError, UsageError
-from ..files import replaced, write_atomically
+from ..errors import UsageError
+from ..files import write_atomically
 from ..pixels import Image, Labels
 from .backdrop import paint_ground, paint_sky
 from .canvas import Camera, Canvas
@@ -23,7 +22,7 @@ from .light import develop, light_from_seed
 from .paint import in_frame, paint_shadow, paint_thing
 from .plan import Street, street_from_seed, things
 
-__all__ = ["CLASS_NAMES", "PALETTE", "SIDES", "draw_street", "write_clip", "write_dataset"]
+__all__ = ["CLASS_NAMES", "PALETTE", "SIDES", "draw_street", "write_dataset"]
 
 SIDES = (16, 4096)
 """The shortest and the longest side of a picture that can be drawn."""
@@ -93,53 +92,6 @@ def write_dataset(root: Path, train: int, val: int, size_hw: tuple[int, int], se
             pixels.write_png(root / "masks" / split / name, labels)
     classes = {"names": CLASS_NAMES, "palette": PALETTE}
     write_atomically(root / "classes.json", msgspec.json.format(msgspec.json.encode(classes)))
-
-
-def write_clip(path: Path, seconds: float, fps: float, size_hw: tuple[int, int], seed: int = 0) -> int:
-    """Write a drive along a street as a video, whole or not at all.
-
-    Args:
-        path: an ``.mp4`` file.
-        seconds: length.
-        fps: frames a second.
-        size_hw: (height, width), both even.
-        seed: the street.
-
-    Returns:
-        The number of frames.
-
-    Raises:
-        UsageError: if an argument cannot be used.
-        SinkError: if this OpenCV cannot write mp4 or the disk is full.
-    """
-    frames = round(seconds * fps) if math.isfinite(seconds * fps) else 0
-    if path.suffix.lower() != ".mp4" or frames < 1 or fps <= 0 or size_hw[0] % 2 or size_hw[1] % 2:
-        raise UsageError(
-            f"clip {path} of {seconds} s at {fps} frames/s and {size_hw[0]}x{size_hw[1]} cannot be written; "
-            "expected an .mp4 of at least one frame with even sides"
-        )
-    _check(seed, seconds, size_hw)
-    cv2 = pixels.require_cv2()
-    with replaced(path) as temporary:
-        size = (size_hw[1], size_hw[0])  # cv2 sizes are (width, height)
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
-        try:
-            if not writer.isOpened():
-                raise SinkError(f"OpenCV cannot write {path}: it has no mp4 encoder; install opencv-python")
-            for number in range(frames):
-                writer.write(draw_street(seed, number / fps, size_hw)[0])
-        finally:
-            writer.release()
-        if _count_frames(cv2, temporary) != frames:
-            raise SinkError(f"{path} came out shorter than its {frames} frames; is the disk full?")
-    return frames
-
-
-def _count_frames(cv2: types.ModuleType, path: Path) -> int:
-    capture = cv2.VideoCapture(str(path))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    return count
 
 
 def _camera(street: Street, time_s: float, size_hw: tuple[int, int]) -> Camera:

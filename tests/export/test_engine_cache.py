@@ -20,7 +20,7 @@ from fcn_edge.export.engine_cache import (
     typed_name,
     typed_state,
 )
-from fcn_edge.runtime.onnx_file import contract_from_onnx, load_onnx
+from fcn_edge.runtime.onnx_file import load_onnx, split_onnx
 from fcn_edge.runtime.sidecar import Gpu, Library, Options, Plugin, Precision, Sidecar, sidecar_path, write_sidecar
 
 ORIN, NVIDIA = Gpu(name="Orin", sm=87), Library(package="tensorrt", version="10.3.0")
@@ -45,7 +45,7 @@ def test_state_of_a_typed_file(trained: Path, tmp_path: Path) -> None:
     stamp(typed, recipe)
     stamp(typed, recipe)
     assert typed_state(typed, recipe) == "current"
-    assert contract_from_onnx(typed) == contract_from_onnx(trained / "model.onnx")
+    assert split_onnx(typed).contract == split_onnx(trained / "model.onnx").contract
     for other in (
         replace(recipe, source_sha256="b"),
         replace(recipe, precision="fp16"),
@@ -99,7 +99,7 @@ def engine(trained: Path, tmp_path: Path) -> Path:
     path = tmp_path / "x.engine"
     path.write_bytes(b"a plan")
     sidecar = Sidecar(
-        contract=contract_from_onnx(trained / "model.onnx"),
+        contract=split_onnx(trained / "model.onnx").contract,
         precision=Precision(asked="fp16", found={"fp16": 1.0}, audited="engine"),
         plan_sha256=hashlib.sha256(b"a plan").hexdigest(),
         onnx="x.onnx",

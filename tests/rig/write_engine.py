@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from fcn_edge.export.to_engine import EngineBuilder
-from fcn_edge.runtime.onnx_file import contract_from_onnx
+from fcn_edge.runtime.onnx_file import split_onnx
 from fcn_edge.runtime.sidecar import Options, Precision, Sidecar, write_sidecar
 
 onnx_path, engine_path = Path(sys.argv[1]), Path(sys.argv[2])
@@ -20,7 +20,7 @@ engine_path.write_bytes(built.plan)
 write_sidecar(
     engine_path,
     Sidecar(
-        contract=contract_from_onnx(onnx_path),
+        contract=split_onnx(onnx_path).contract,
         precision=Precision(asked="fp32", found=built.found, audited=built.audited),
         plan_sha256=hashlib.sha256(built.plan).hexdigest(),
         onnx=onnx_path.name,

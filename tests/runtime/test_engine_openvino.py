@@ -17,7 +17,7 @@ from fcn_edge.contract import METADATA_KEY
 from fcn_edge.errors import EngineError, FcnEdgeError, MissingError, ModelError, UsageError
 from fcn_edge.runtime import engine_openvino
 from fcn_edge.runtime.engine import open_engine
-from fcn_edge.runtime.onnx_file import contract_from_onnx, split_onnx
+from fcn_edge.runtime.onnx_file import split_onnx
 
 pytest.importorskip("openvino")
 
@@ -375,8 +375,8 @@ def test_openvino_reports_nothing_home():
 def test_contract_and_network_can_be_read_alone(hand_model, tmp_path):
     model = hand_model()
     path = model.write(tmp_path / "m.onnx")
-    assert contract_from_onnx(path) == model.contract
     parts = split_onnx(path)
+    assert parts.contract == model.contract
     assert [kernel.shape for kernel in parts.kernels] == [(4, 1, 4, 4), (4, 1, 4, 4), (4, 1, 16, 16)]
     assert b"SkipHead" not in parts.network
 

@@ -24,7 +24,7 @@ from fcn_edge.errors import EngineError, ModelError
 from fcn_edge.runtime.engine import open_engine
 from fcn_edge.runtime.engine_tensorrt import TensorRtEngine
 from fcn_edge.runtime.gpu import Gpu, require_pycuda
-from fcn_edge.runtime.onnx_file import contract_from_onnx
+from fcn_edge.runtime.onnx_file import split_onnx
 from fcn_edge.runtime.sidecar import Gpu as GpuName
 from fcn_edge.runtime.sidecar import Options, Precision, Sidecar, read_sidecar, write_sidecar
 from fcn_edge.runtime.tensorrt_library import PLUGIN_VARIABLE
@@ -54,7 +54,7 @@ def write_engine(onnx_path: Path, batch: tuple[int, int, int], plugin: Path | No
     write_sidecar(
         engine,
         Sidecar(
-            contract=contract_from_onnx(onnx_path),
+            contract=split_onnx(onnx_path).contract,
             precision=Precision(asked="fp32", found=built.found, audited=built.audited),
             plan_sha256=digests[0],
             onnx=onnx_path.name,
