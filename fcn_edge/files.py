@@ -32,6 +32,17 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def flush_to_disk(path: Path) -> None:
+    """Bring a file and its name to the disk, which the system itself does within half a minute; as far as it can be."""
+    for place in (path, path.parent):
+        with contextlib.suppress(OSError):  # a disk without folders of its own, or one that is gone
+            number = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
+
+
 def leftovers(path: Path) -> list[Path]:
     """Temporary files of :func:`replaced` that a killed process left beside ``path``, whose name may be a glob."""
     return sorted(path.parent.glob(f".{path.stem}-????????{path.suffix}"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fcn_edge.errors import UsageError
-from fcn_edge.files import leftovers, replaced, require_writable, write_atomically
+from fcn_edge.files import flush_to_disk, leftovers, replaced, require_writable, write_atomically
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -77,3 +77,12 @@ def test_leftovers_are_what_a_killed_process_left(tmp_path: Path) -> None:
     with replaced(tmp_path / "best.pt") as temporary:
         assert leftovers(tmp_path / "best.pt") == leftovers(tmp_path / "*.pt") == [temporary]
     assert not leftovers(tmp_path / "best.pt")
+
+
+def test_a_file_and_its_name_are_brought_to_the_disk(tmp_path: Path, monkeypatch) -> None:
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    (tmp_path / "x").touch()
+    flush_to_disk(tmp_path / "x")
+    assert flushed == [str(tmp_path / "x"), str(tmp_path)]
+    flush_to_disk(tmp_path / "gone" / "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import threading
@@ -27,6 +28,7 @@ PICTURE_EVERY_S = 0.04  # a page needs no more than 25 pictures a second
 SHARES_EVERY_S = 1.0
 JPEG_QUALITY = 80
 CLOSE_TIMEOUT_S = 3.0
+AGAIN_AFTER_S = 10.0
 _POLL_S = 0.01
 _BOUNDARY = "picture"
 _PAGE = Path(__file__).with_name("page.html")
@@ -141,8 +143,11 @@ class PageSink(Sink):
         }
 
     async def _parts(self) -> AsyncIterator[bytes]:
-        """Each picture as a part of the answer, the newest whenever the viewer is ready, until the stream is over."""
-        shown = 0
+        """Each picture as a part of the answer, the newest whenever the viewer is ready, until the stream is over.
+
+        Where no new one comes, the last is sent again now and then: a proxy would cut a connection that is silent.
+        """
+        shown, sent_s = 0, math.inf
         if not self._viewers:  # what is there is of when somebody last looked on
             shown, self._shares, self._shared_s = self._picture[0], [], 0.0
         self._viewers += 1
@@ -150,10 +155,10 @@ class PageSink(Sink):
             yield f"--{_BOUNDARY}\r\n".encode()
             while not self._is_closed:
                 number, jpeg = self._picture
-                if number == shown:
+                if number == shown and time.monotonic() - sent_s < AGAIN_AFTER_S:
                     await asyncio.sleep(_POLL_S)
                     continue
-                shown = number
+                shown, sent_s = number, time.monotonic()
                 # A browser shows a part once it has seen the boundary behind it.
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + f"\r\n--{_BOUNDARY}\r\n".encode()
@@ -187,7 +192,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        for_all = host == "::" and socket.has_dualstack_ipv6()  # of IPv4 too, as 0.0.0.0 is understood
+        return socket.create_server((host, port), family=family, dualstack_ipv6=for_all)
     except OSError as exc:
         raise UsageError(
             f"cannot serve on {host}:{port} ({exc.strerror or exc}); choose another port, and a host that is an "

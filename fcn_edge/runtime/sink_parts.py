@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UsageError
 from .frame import Frame, Result
+from .measure import StreamStatus
 from .sink import Sink
 
 SHORTEST_S = 1.0
@@ -38,6 +40,7 @@ class PartsSink(Sink):
         now = datetime.datetime.now(datetime.timezone.utc)
         self.needs_picture = open_part(self._free_name(now)).needs_picture  # and refuses now what it would refuse later
         self._part: Sink | None = None
+        self._is_live = False
         self._began_ns = 0
         self._frames = 0
 
@@ -53,9 +56,17 @@ class PartsSink(Sink):
             self._finish_part()
         if self._part is None:
             self._part = self._open_part(self._free_name(frame.captured_utc()))
-            self._began_ns, self._frames = frame.captured_ns, 0
+            self._is_live, self._began_ns, self._frames = frame.is_live, frame.captured_ns, 0
         self._frames += 1
         self._part.write(result)
+
+    def tell(self, status: StreamStatus) -> None:
+        """Finish a camera's part that is full though no further frame comes, as while the camera is away."""
+        if self._part is None:
+            return
+        self._part.tell(status)
+        if self._is_live and time.monotonic_ns() - self._began_ns >= self._seconds * 1e9:
+            self._finish_part()
 
     def close(self, keep: bool = True) -> None:
         """Finish the part, or with ``keep=False`` discard it; those before it stay."""

@@ -7,13 +7,14 @@ import itertools
 import math
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import SinkError, UsageError
-from ..files import replaced
+from ..files import flush_to_disk, replaced
 from ..pixels import Image, fit_image, require_cv2
 from .frame import Result
 from .opencv_io import has_backend, is_utf8, quiet_cv2
@@ -22,8 +23,9 @@ from .sink import Sink
 CODECS = {".mp4": ("avc1", "mp4v"), ".mov": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("MJPG",)}
 """Codecs to try for each kind of file, the best first: pip's OpenCV has no H.264 encoder, a Jetson's has."""
 
-MIN_FREE_BYTES = 16 * 2**20
-"""Room left on the disk below which writing stops: enough for the index without which the file does not play."""
+MIN_FREE_BYTES, _INDEX_BYTES = 16 * 2**20, 16
+"""Room left on the disk below which writing stops, and so much more for each frame: an mp4's index, without which it
+does not play, has 4 to 12 bytes a frame."""
 
 _AWAY_S = 2.0
 _AHEAD_S = 1.0
@@ -125,6 +127,8 @@ class VideoSink(Sink):
             return
         except OSError as exc:
             raise SinkError(f"{self._path} cannot be finished: {exc.strerror or exc}") from exc
+        # A slow card takes seconds for it, in which the next part of the recording goes on.
+        threading.Thread(target=flush_to_disk, args=(self._path,), name="fcn-edge-flush").start()
 
     def _open(self, first: Image) -> None:
         height, width = first.shape[:2]
@@ -156,9 +160,10 @@ class VideoSink(Sink):
                 f"the folder of {self._path} cannot be written to any more (frame {self._written}): "
                 f"{exc.strerror or exc}; check that it is there, and start again"
             ) from exc
-        if free < MIN_FREE_BYTES:
+        needed = MIN_FREE_BYTES + _INDEX_BYTES * self._written
+        if free < needed:
             raise SinkError(
-                f"the disk of {self._path} has {free / 2**20:.0f} MiB left, a video needs {MIN_FREE_BYTES >> 20} more "
+                f"the disk of {self._path} has {free / 2**20:.0f} MiB left, a video needs {needed >> 20} more "
                 f"to be finished (frame {self._written}); make room or write elsewhere"
             )
 

@@ -23,7 +23,7 @@ from .source_reconnecting import ReconnectingSource
 
 TIMEOUT_MS = 5000
 CLOSE_TIMEOUT_S = 2.0
-DEFAULT_FPS = 30.0
+DEFAULT_FPS, HIGHEST_FPS = 30.0, 240.0
 _CSI_SIZE_HW = (720, 1280)
 
 
@@ -33,7 +33,8 @@ class CaptureSource(Source):
     Args:
         capture: an opened ``cv2.VideoCapture``; it is released with the source.
         name: for messages, without passwords.
-        fps: rate to play at, in place of the one that the capture declares.
+        fps: rate to play at, in place of the one that the capture declares; one above 240 is none: containers without
+            a rate of their own declare their clock, such as 1000.
         is_live: whether it is a camera.
 
     Raises:
@@ -51,12 +52,12 @@ class CaptureSource(Source):
             raise SourceError(f"{name} was opened but gives no frame; {_remedy(name, is_live)}")
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         declared = capture.get(cv2.CAP_PROP_FPS)
-        usable = math.isfinite(declared) and 0 < declared <= 1000
+        usable = math.isfinite(declared) and 0 < declared <= HIGHEST_FPS
         super().__init__(
             name,
             fps or (declared if usable else DEFAULT_FPS),
             (self._first.shape[0], self._first.shape[1]),
-            count if count > 0 and not is_live else None,
+            count if count > 0 and usable and not is_live else None,
             is_live,
         )
         self._declared_s = count / declared if usable else math.inf
@@ -123,7 +124,7 @@ def open_camera(
     size_hw: tuple[int, int] | None = None,
     fps: float | None = None,
 ) -> Source:
-    """Open a camera: ``0`` or ``/dev/video0``, ``csi://0``, or a network address.
+    """Open a camera: ``0``, ``/dev/video0`` or a link to it, ``csi://0``, or a network address.
 
     It is opened again when it is lost. A web server's video that has a length is no camera but read as a file is.
 
@@ -131,8 +132,8 @@ def open_camera(
         spec: the camera.
         max_reconnects: tries in a row to open it again; None: as many as it takes.
         size_hw: (height, width) to ask a camera on this machine for; None: 720x1280 of ``csi://``, else what it likes.
-        fps: frames a second to ask such a camera for; None: 30 of ``csi://``, else what it likes. A web server's video
-            is played at it.
+        fps: frames a second to ask such a camera for; None: 30 of ``csi://``, else what it likes. What comes over the
+            network is played at it, whatever it declares.
 
     Raises:
         SourceError: if it is not there, does not answer or has other sizes, or this build of OpenCV lacks what it
@@ -145,7 +146,7 @@ def open_camera(
     opened: list[CaptureSource] = []
     if spec.lower().startswith(("http://", "https://")):
         first = _open_camera_once(spec, fps=fps)
-        if first.frame_count:
+        if not first.is_live:
             return first
         opened.append(first)
     return ReconnectingSource(open_once, redact(spec), max_reconnects)
@@ -165,7 +166,8 @@ def _open_camera_once(spec: str, size_hw: tuple[int, int] | None = None, fps: fl
             capture = _device_capture(cv2, spec, size_hw, fps)
     if not capture.isOpened():
         raise SourceError(f"{name} cannot be opened; {_remedy(name, is_live=True)}")
-    source = CaptureSource(capture, name, fps if is_file else None, is_live=not is_file)
+    is_asked = "://" not in spec or spec.lower().startswith("csi://")  # and declares what it gives
+    source = CaptureSource(capture, name, None if is_asked else fps, is_live=not is_file)
     if size_hw and source.size_hw != size_hw:
         source.close()
         raise SourceError(
@@ -207,7 +209,8 @@ def _device_capture(cv2: ModuleType, spec: str, size_hw: tuple[int, int] | None,
     device = int(spec) if spec.isdecimal() else spec
     if isinstance(device, str) and not Path(device).exists():
         raise SourceError(f"camera {spec} does not exist; {_cameras()}")
-    capture = cv2.VideoCapture(device)
+    # A link of udev's is looked up at each opening: a camera that was plugged in again may have another number.
+    capture = cv2.VideoCapture(os.path.realpath(device) if isinstance(device, str) else device)
     if size_hw:
         # Compressed first, as USB 2 has no room for many large frames; a camera without keeps its own format.
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
@@ -215,7 +218,6 @@ def _device_capture(cv2: ModuleType, spec: str, size_hw: tuple[int, int] | None,
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size_hw[1])
     if fps:
         capture.set(cv2.CAP_PROP_FPS, fps)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one from seconds ago
     return capture
 
 

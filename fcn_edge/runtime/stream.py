@@ -63,7 +63,7 @@ def run(
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
     overlay = overlay or Overlay(engine.contract)
     meter = Meter(source.name, source.frame_count)
-    with _noted_signals() as signals, _closing(sink, source.is_live), Reader(source) as reader:
+    with _noted_signals() as signals, _closing(sink, source.is_live, signals), Reader(source) as reader:
         sink.tell(meter.status(source.link))
         while True:
             try:
@@ -71,7 +71,7 @@ def run(
             except SourceError as exc:
                 exc.summary = meter.summary("source_lost", source.link) if meter.frames_out else None
                 raise
-            if signals or (stop is not None and stop.is_set()) or sink.wants_stop:
+            if signals.noted or (stop is not None and stop.is_set()) or sink.wants_stop:
                 ended = "signal"
                 break
             if frame is not None:
@@ -97,45 +97,57 @@ def run(
     return meter.summary(ended, source.link)
 
 
+class _Signals:
+    """The signals that came, and whether the sink is being finished, which takes seconds and nothing may interrupt."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+        self.is_finishing = False
+
+
 @contextlib.contextmanager
-def _noted_signals() -> Iterator[list[int]]:
+def _noted_signals() -> Iterator[_Signals]:
     """Note the first SIGINT, SIGTERM or SIGHUP, let a second one interrupt at once; in the main thread only.
 
     The handler that was there before is called at the end. SIGHUP says that the terminal is gone, such as with a broken
     SSH connection; under ``nohup`` it stays ignored.
     """
-    noted: list[int] = []
+    signals = _Signals()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if noted:
+        if signals.is_finishing:
+            return
+        if signals.noted:
             raise KeyboardInterrupt
-        noted.append(number)
+        signals.noted.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield noted
+        yield signals
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {int(number): signal.signal(number, note) for number in numbers}
     try:
-        yield noted
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-    for number in noted:
+    for number in signals.noted:
         handler = before[number]
         if callable(handler) and handler is not signal.default_int_handler:
             handler(number, None)
 
 
 @contextlib.contextmanager
-def _closing(sink: Sink, is_live: bool) -> Iterator[None]:
+def _closing(sink: Sink, is_live: bool, signals: _Signals) -> Iterator[None]:
     """Close the sink at the end; after an error the caller gets that error, not one of closing."""
     try:
         yield
     except BaseException as exc:
+        signals.is_finishing = True
         with contextlib.suppress(Exception):
             sink.close(keep=is_live or isinstance(exc, KeyboardInterrupt))
         raise
+    signals.is_finishing = True
     sink.close()

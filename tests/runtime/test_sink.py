@@ -398,3 +398,15 @@ def test_a_sink_of_somebody_else_s_decides_itself_what_closing_means():
         with sink:
             sink.write(result(index, np.zeros((4, 4, 3), np.uint8)))
     assert sink.seen == [0, 1]
+
+
+def test_a_long_video_needs_more_room_to_be_finished(opened, tmp_path, marks, monkeypatch):
+    """Its index grows with it: 5 million frames have one of more than 16 MiB."""
+    usage = collections.namedtuple("usage", "free")
+    sink = opened(tmp_path / "o.mp4")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(40 * 2**20))
+    sink.write(result(0, marks[0](0)))
+    sink._written = 5_000_000
+    with pytest.raises(SinkError, match=r"has 40 MiB left, a video needs 92 more"):
+        sink.write(result(1, marks[0](1)))
+    sink.close(keep=False)

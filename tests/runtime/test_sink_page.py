@@ -437,3 +437,28 @@ def test_headers_that_keep_other_sites_out(page, address, path, code):
 
 def test_no_redirect_tells_a_host(page, address):
     assert asked(address, "/status.json/")[0] == 404
+
+
+def test_the_last_picture_is_sent_again_while_none_comes(page, address, monkeypatch):
+    """A proxy cuts a connection on which nothing comes for a minute, and a browser does not tell the page."""
+    monkeypatch.setattr(sink_page, "AGAIN_AFTER_S", 0.1)
+    with looking_on(page, address) as answer:
+        page.write(result(level=200))
+        pictures = []
+        for _ in range(3):
+            for _ in range(2):
+                answer.readline()
+            length = int(answer.readline().split(b":")[1])
+            answer.readline()
+            pictures.append(answer.read(length))
+            answer.readline()
+    assert pictures[0] == pictures[1] == pictures[2]
+
+
+def test_all_addresses_are_those_of_ipv4_too():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with contextlib.closing(PageSink(f"[::]:{port}", ECHO_CONTRACT)):
+        assert get(f"127.0.0.1:{port}")[0]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from fcn_edge.errors import SinkError, UsageError
+from fcn_edge.runtime import sink_parts
 from fcn_edge.runtime.frame import Frame, Result
+from fcn_edge.runtime.measure import Link, Meter
 from fcn_edge.runtime.sink import open_sink
 
 BEGIN = datetime.datetime(2026, 11, 27, 23, 59, 58, tzinfo=datetime.timezone.utc)
@@ -139,3 +141,23 @@ def test_two_streams_with_one_name_replace_no_part_of_each_other(opened, at, tmp
     with pytest.raises(SinkError, match="-2"):
         other.close()
     assert len(list(tmp_path.glob("o-*.avi"))) == 2
+
+
+def test_a_full_part_ends_while_the_camera_is_away(opened, at, tmp_path, marks, monkeypatch):
+    """What is before an outage is what somebody will look for, and a power cut may come before the camera."""
+    status = Meter("cam", None).status(Link("reconnecting", 0, 1))
+    now = [0.5]
+    monkeypatch.setattr(sink_parts.time, "monotonic_ns", lambda: round(now[0] * 1e9))
+    for is_live in (True, False):
+        path = tmp_path / f"{is_live}.jsonl"
+        with opened(path, fps=10.0, split_s=1.0) as sink:
+            sink.tell(status)
+            sink.write(at(0.0, 0, marks[0](0), is_live))
+            sink.tell(status)
+            assert sink._part is not None
+            now[0] = 1.5
+            sink.tell(status)
+            assert (sink._part is None) == is_live, "other frames are split by the time at which they play"
+            sink.write(at(9.0, 1, marks[0](1), is_live))
+        now[0] = 0.5
+        assert len(list(tmp_path.glob(f"{is_live}-*.jsonl"))) == (2 if is_live else 1)

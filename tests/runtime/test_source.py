@@ -387,3 +387,9 @@ def test_csi_pipeline_names_the_sensor():
 def test_natural_order():
     paths = [Path(name) for name in ("b1", "a10", "A2", "a02b", "a")]
     assert [str(path) for path in sorted(paths, key=natural_key)] == ["a", "A2", "a02b", "a10", "b1"]
+
+
+def test_an_endless_street_does_not_end():
+    with open_source("synthetic://street?size=32x32&fps=0.001&live=0") as source:
+        source._next_index = 1001  # after 11.6 days of its time
+        assert source.read().index == 1001

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from fcn_edge.errors import SourceError, UsageError
-from fcn_edge.runtime import open_source
+from fcn_edge.runtime import open_source, source_video
 from fcn_edge.runtime.source_reconnecting import ReconnectingSource
 from fcn_edge.runtime.source_video import csi_pipeline
 
@@ -59,7 +60,7 @@ def test_a_usb_camera_is_asked_for_size_and_rate(camera):
 def test_a_usb_camera_is_left_as_it_likes(camera):
     with open_source("0") as source:
         assert source.size_hw == (480, 640)
-    assert list(camera.asked) == [cv2.CAP_PROP_BUFFERSIZE]
+    assert list(camera.asked) == [], "one buffer alone would cost a camera frames, as none is free while one is read"
 
 
 def test_a_camera_without_that_size_is_refused(camera):
@@ -116,3 +117,43 @@ def test_frames_are_turned_as_before_when_a_camera_comes_back(list_source):
 def test_other_turns_are_refused():
     with pytest.raises(UsageError, match=r"cannot be turned by 45 degrees; give one of 90, 180, 270"):
         open_source("synthetic://street", rotate=45)
+
+
+def test_a_link_to_a_camera_is_that_camera(camera, monkeypatch, tmp_path):
+    """Links of udev's keep their name where numbers change; each opening looks where it leads to now."""
+    where = []
+    monkeypatch.setattr(camera, "__init__", lambda self, *given: where.append(given))
+    link = tmp_path / "front"
+    link.symlink_to("/dev/video7")
+    with pytest.raises(SourceError, match=rf"camera {link} does not exist"):
+        open_source(link)
+    monkeypatch.setattr(Path, "exists", lambda self, **options: True)
+    with open_source(link):
+        pass
+    link.unlink()
+    link.symlink_to("/dev/video2")
+    with open_source(link, fps=15):
+        pass
+    assert where == [("/dev/video7",), ("/dev/video2",)]
+    with pytest.raises(UsageError, match="a size can be asked of a camera"):
+        open_source(tmp_path / "clip.mp4", camera_size_hw=(480, 640))
+
+
+def test_a_rate_that_no_camera_has_is_none(camera, monkeypatch, tmp_path):
+    """Screen and browser recorders write no rate, and what they declare is the container's clock."""
+    values = {cv2.CAP_PROP_FPS: 1000.0, cv2.CAP_PROP_FRAME_COUNT: 3000.0}
+    monkeypatch.setattr(camera, "get", lambda self, what: values.get(what, 0.0))
+    (tmp_path / "screen.mkv").touch()
+    with open_source(tmp_path / "screen.mkv") as source:
+        assert (source.fps, source.frame_count) == (30.0, None)
+    values[cv2.CAP_PROP_FPS] = 240.0
+    with open_source(tmp_path / "screen.mkv") as source:
+        assert (source.fps, source.frame_count) == (240.0, 3000)
+
+
+def test_a_network_camera_is_played_at_the_rate_that_is_given(camera, monkeypatch):
+    monkeypatch.setattr(camera, "get", lambda self, what: {cv2.CAP_PROP_FPS: 90.0}.get(what, 0.0))
+    monkeypatch.setattr(source_video, "has_backend", lambda *_: True)
+    for options, fps in (({}, 90.0), ({"fps": 25.0}, 25.0)):
+        with open_source("rtsp://10.0.0.7/live", **options) as source:
+            assert (source.fps, source.is_live) == (fps, True)

@@ -452,3 +452,18 @@ def test_an_error_of_the_source_brings_what_became_of_the_frames_before(list_sou
     with pytest.raises(SourceError) as caught:
         run_echo(list_source([SourceError("lost")]), NullSink())
     assert caught.value.summary is None
+
+
+def test_an_impatient_second_signal_does_not_cost_the_recording(list_source, marks):
+    """Finishing hours of video takes seconds, in which people press Ctrl-C again."""
+
+    class Slow(ListSink):
+        def close(self, keep=True):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            super().close(keep)
+
+    sink = Slow()
+    frames = [marks[0](0), lambda: os.kill(os.getpid(), signal.SIGINT) or marks[0](1)] + [marks[0](2)] * 1000
+    assert run_echo(list_source(frames), sink).ended == "signal"
+    assert sink.kept
