@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import metrics
 from ..dataset import Dataset, read_sample
-from ..errors import FcnEdgeError
+from ..errors import FcnEdgeError, UsageError
 from ..pixels import fit_image, restore_labels
 from .quantised import Trained, judged_record
 from .record import write_record
@@ -44,6 +44,8 @@ def scores_by_share(trained: Trained, dataset: Dataset) -> list[dict[str, Any]]:
     from ..training.losses import enet_weights
 
     checkpoint = load_checkpoint(trained.path)
+    if checkpoint.config.class_weights != "enet":
+        raise UsageError(f"{trained.path} was trained without class weights; give a checkpoint of --class-weights enet")
     model = model_from_state(checkpoint.contract, checkpoint.ema, str(trained.path))
     cpu, config = torch.device("cpu"), checkpoint.config
     store = ImageStore(dataset, dataset.samples("train"), checkpoint.contract.size_hw, config.memory_gib, cpu)

@@ -49,6 +49,7 @@ def mean_of_checkpoints(paths: Sequence[Path]) -> Checkpoint:
         for what, is_, expected in (
             ("model", one.contract.model, last.contract.model),
             ("classes", one.contract.class_names, last.contract.class_names),
+            ("class_weights", one.config.class_weights, last.config.class_weights),
             ("logit_adjustment", one.config.logit_adjustment, last.config.logit_adjustment),
         ):
             if is_ != expected:

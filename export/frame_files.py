@@ -53,14 +53,20 @@ def files_sha256(files: Sequence[str | Path]) -> str:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images of a folder in the order of their names; or of a data set's split ``train``; maybe none."""
+    """Images of a data set's split ``train``, or of any other folder in the order of their names; maybe none."""
     try:
         found = sorted(file for file in folder.iterdir() if _is_image(file))
-        if found or not any(entry.is_dir() for entry in folder.iterdir()):
+        if not any(entry.is_dir() for entry in folder.iterdir()):
             return found
     except OSError as exc:
         raise UsageError(f"folder {folder} cannot be read: {exc.strerror or exc}; allow it, or give another") from exc
-    return [sample.image for sample in open_dataset(folder).samples("train")]
+    try:
+        dataset = open_dataset(folder)
+    except UsageError:
+        if found:
+            return found
+        raise
+    return [sample.image for sample in dataset.samples("train")]  # whatever pictures lie beside its folders
 
 
 def _is_image(path: Path) -> bool:

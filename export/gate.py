@@ -38,6 +38,8 @@ class GateRequest:
     Attributes:
         data: a data set with masks, or None.
         split: which part of it.
+        classes: those chosen of it, as in :func:`fcn_edge.dataset.open_dataset`; empty: the model's, where it has them.
+        holdout: the sequence of ``train`` that is its ``val``; empty: its own.
         frames: image files without masks, used where there is no data set.
         max_miou_drop: how much lower mIoU may be than that of FP32.
         min_agreement: least share of pixels with the label of FP32.
@@ -45,6 +47,8 @@ class GateRequest:
 
     data: str | Path | None = None
     split: str = "val"
+    classes: tuple[str, ...] = ()
+    holdout: str = ""
     frames: tuple[str | Path, ...] = ()
     max_miou_drop: float | None = None
     min_agreement: float | None = None
@@ -70,11 +74,12 @@ def open_gate(request: GateRequest, contract: Contract) -> GateFrames:
     """
     if request.data is None:
         return GateFrames(None, tuple(map(Path, request.frames)), files_sha256(request.frames), request)
-    dataset = open_dataset_for(request.data, contract.class_names)
+    dataset = open_dataset_for(request.data, contract.class_names, request.classes, request.holdout)
     if dataset.class_names != contract.class_names:
         raise ModelError(
             f"the model has the classes {', '.join(contract.class_names[:8])}, the gate's data {request.data} "
-            f"{', '.join(dataset.class_names[:8])}; give --gate the data that it was trained on, or --gate-frames"
+            f"{', '.join(dataset.class_names[:8])}; give --gate the data that it was trained on, --gate-classes where "
+            "it was trained with --classes, or --gate-frames"
         )
     samples = complete_samples(dataset, request.split)
     files = [file for sample in samples for file in (sample.image, sample.mask)]

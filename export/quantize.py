@@ -145,7 +145,7 @@ def typed_onnx(
             # Where ranges came with their frames, these are what the file's hash is of, and not those that judge here.
             held_out = report.held_out_frames or len(known.frames.held_out)
             report = replace(report, agreement=agreement, held_out_frames=held_out)
-    _write(typed, report, hashlib.sha256(model_fp32.read_bytes()).hexdigest())
+    _write(typed, report, hashlib.sha256(model_fp32.read_bytes()).hexdigest(), has_steps=bool(steps))
     _log.info("%s: %s", out, report)
     return report
 
@@ -284,12 +284,15 @@ def _frames_of(known: Calibrated) -> dict[str, Any]:
     }
 
 
-def _write(typed: ModelProto, report: TypedReport, source_sha256: str) -> None:
+def _write(typed: ModelProto, report: TypedReport, source_sha256: str, has_steps: bool) -> None:
+    """Write the file; ``has_steps``: its steps are those that its FP32 file tells of."""
     fields = {name: value for name, value in msgspec.to_builtins(report, enc_hook=str).items() if name != "path"}
     properties = {entry.key: entry.value for entry in typed.metadata_props}
     if report.precision != "int8":  # an FP32 file made of an INT8 one tells of that one's steps
         for key in (CALIBRATION_KEY, SCALES_KEY):
             properties.pop(key, None)
+    elif not has_steps:
+        properties.pop(SCALES_KEY, None)
     properties |= {PRECISION_KEY: report.precision, SOURCE_KEY: source_sha256}
     if report.method or report.agreement is not None:
         properties[CALIBRATION_KEY] = msgspec.json.encode(fields).decode()

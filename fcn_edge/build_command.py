@@ -54,6 +54,8 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     gate: Any = parser.add_argument_group("gate: an engine that fails is not kept, exit code 6")
     gate.add_argument("--gate", type=place, metavar="DIR", help="data set with masks: compare mIoU with that of fp32")
     gate.add_argument("--gate-split", default="val", metavar="NAME", help="part of it (%(default)s)")
+    gate.add_argument("--gate-classes", type=names, default=(), metavar="A,B=C+D", help="choose or merge its classes")
+    gate.add_argument("--gate-holdout", default="", metavar="SEQUENCE", help="its val becomes this sequence of train")
     gate.add_argument("--max-miou-drop", type=drop, metavar="X", help=f"with --gate ({DEFAULT_DROP})")
     gate.add_argument("--gate-frames", metavar="GLOB", help="frames without masks: compare labels with those of fp32")
     gate.add_argument(
@@ -92,6 +94,8 @@ def request_from_arguments(args: argparse.Namespace) -> BuildRequest:
         raise UsageError("--gate and --gate-frames were both given; masks tell more: give --gate alone")
     if args.max_miou_drop is not None and not has_gate:
         raise UsageError("--max-miou-drop needs masks: give a data set with --gate DIR")
+    if (args.gate_classes or args.gate_holdout) and not has_gate:
+        raise UsageError("--gate-classes and --gate-holdout choose of a data set: give it with --gate DIR")
     auto_keep = AUTO_KEEP in args.keep
     if args.min_agreement is not None and not (has_gate or has_gate_frames or auto_keep):
         raise UsageError("--min-agreement needs frames to compare on: give --gate-frames GLOB or --gate DIR")
@@ -102,7 +106,14 @@ def request_from_arguments(args: argparse.Namespace) -> BuildRequest:
     least = DEFAULT_AGREEMENT if args.min_agreement is None else args.min_agreement
     if has_gate:
         limit = DEFAULT_DROP if args.max_miou_drop is None else args.max_miou_drop
-        gate = GateRequest(data=args.gate, split=args.gate_split, max_miou_drop=limit, min_agreement=args.min_agreement)
+        gate = GateRequest(
+            data=args.gate,
+            split=args.gate_split,
+            classes=args.gate_classes,
+            holdout=args.gate_holdout,
+            max_miou_drop=limit,
+            min_agreement=args.min_agreement,
+        )
     elif has_gate_frames:
         gate = GateRequest(frames=frame_files(args.gate_frames), min_agreement=least)
     return BuildRequest(

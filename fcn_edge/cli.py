@@ -18,7 +18,7 @@ import msgspec
 from . import __version__
 from .arguments import CommandParser, DiscreetParser, add_options, names, place, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
-from .errors import FcnEdgeError, SourceError
+from .errors import FcnEdgeError, SourceError, UsageError
 from .extras import needs
 from .redact import shown
 from .shipped import model_file
@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence(sys.stdout)
         _silence(sys.stderr)
         return 0
+    except PermissionError as exc:
+        place = exc.filename or "a file or folder"
+        _note(f"fcn-edge: {place} cannot be reached ({exc.strerror or exc}); allow it, or give another place")
+        return UsageError.exit_code
     except OSError as exc:
         if exc.errno not in _FULL:
             raise

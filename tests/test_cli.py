@@ -268,6 +268,18 @@ def test_a_log_that_nobody_reads_any_more_ends_no_stream(tmp_path: Path, read_fr
     assert bad.returncode == SOURCE
 
 
+def test_a_place_that_may_not_be_entered_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    def refuse() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/closed/x")
+
+    monkeypatch.setattr(doctor, "examine", refuse)
+    assert call("doctor") == USAGE
+    assert (
+        capsys.readouterr().err
+        == "fcn-edge: /closed/x cannot be reached (Permission denied); allow it, or give another place\n"
+    )
+
+
 def test_outputs_that_are_closed_are_no_error(tmp_path: Path, read_frames) -> None:
     stream = f"{sys.executable} -m fcn_edge stream echo:// 'synthetic://street?size=48x64&frames=75&live=1'"
     done = subprocess.run(f"{stream} {tmp_path}/o.mp4 >&-", shell=True, stderr=subprocess.PIPE)

@@ -281,3 +281,15 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     if not inside:
         with pytest.raises(UsageError, match=f"folder {refused} cannot be read: Permission denied"):
             frame_files(refused)
+
+
+def test_a_class_may_have_a_plus_in_its_name(tmp_path: Path) -> None:
+    """As such it is chosen, be it by a model that knows it alone; it merges nothing."""
+    names = ["car", "truck", "car+truck", "a=b"]
+    put(tmp_path / "images" / "val" / "x.png", 5, channels=3)
+    put(tmp_path / "masks" / "val" / "x.png", 2)
+    (tmp_path / "classes.json").write_text(json.dumps({"names": names}))
+    data = dataset.open_dataset_for(tmp_path, ("car+truck",))
+    assert (data.class_names, data.id_map[:4]) == (("car+truck",), (255, 255, 0, 255))
+    data = dataset.open_dataset(tmp_path, classes=("a=b", "all=car+truck"))
+    assert (data.class_names, data.id_map[:4]) == (("a=b", "all"), (1, 1, 255, 0))

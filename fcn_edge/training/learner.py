@@ -172,7 +172,8 @@ class Learner:
         seed, but not from the run's own generator, so that the run stays what it is without this.
         """
         generator = torch.Generator().manual_seed(self.config.seed)
-        order = iter_order(len(store), self.config.batch, self.config.precise_bn, generator)
+        # All of it first: a store that reads ahead would draw from the generator between crops.
+        order = list(iter_order(len(store), self.config.batch, self.config.precise_bn, generator))
         batches = (self._augment(raw, 1.0, generator)[0] for raw in store.batches(order))
         self.train_mode()
         norms = [(name, each) for name, each in self.model.named_modules() if isinstance(each, nn.BatchNorm2d)]

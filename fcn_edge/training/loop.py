@@ -37,7 +37,7 @@ from .folder import (
 from .learner import Learner
 from .plots import draw_curves, draw_grid
 from .precision import choose_device
-from .transfer import Origin, fitted_state, init_file, open_origin, summary
+from .transfer import Origin, fitted_state, init_file, open_origin, require_same, summary, with_lead
 from .validate import predict, scores_from_confusion, validate
 
 log = logging.getLogger(__name__)
@@ -165,9 +165,11 @@ def _train(
     if saved is None:
         refuse_to_remove(out, [*([start] if start else []), *(Path(path) for path in config.teacher)])
     origin = open_origin(config.init, start) if start else None
+    if config.qat:
+        config = with_lead(config, saved.config if saved else origin.config if origin else None)
     config, data = open_data(_with_model(config, saved, origin), device, on_read)
     if config.qat and origin is not None:
-        _require_same(origin, data.contract)
+        require_same(origin, data.contract)
     teacher = open_teacher(config, data, device) if config.teacher else None
     learner = Learner(config, data.contract, data.train.counts, device, teacher)
     history: list[dict[str, Any]] = []
@@ -196,11 +198,15 @@ def _train(
     while not ended:
         metrics = _train_epoch(learner, data, config, clock, history, on_progress)
         ended = len(history) + 1 == config.epochs or clock.is_up()
+        scores: dict[str, Any] = {}
+        if not ended and metrics["epoch"] % config.val_every == 0:
+            scores = _validated(learner, data)
+            ended = clock.is_up()  # which took the minutes that were left
         if ended and config.precise_bn:
             learner.take_statistics(data.train)
-        if len(data.val) and (ended or metrics["epoch"] % config.val_every == 0):
-            matrix = validate(learner.average.model, data.val, data.contract, device)
-            metrics |= scores_from_confusion(matrix, data.contract)
+        if ended and (config.precise_bn or not scores):
+            scores = _validated(learner, data)
+        metrics |= scores
         metrics["seconds"] = round(clock.seconds(), 3)
         history = [*history, metrics]
         save_epoch(out, _checkpoint(learner, data, config, history, clock.seconds(), sources), ended)
@@ -210,13 +216,13 @@ def _train(
         _draw_examples(out / "grid.png", learner, data)
     except OSError as exc:  # a full disk; what counts is saved
         log.warning("the pictures of the run cannot be written to %s: %s", out, exc.strerror or exc)
-    scores = validated(history)
+    mious = validated(history)
     return TrainResult(
         out,
         out / "best.pt",
         out / "last.pt",
-        max(scores, default=None),
-        scores[-1] if scores else None,
+        max(mious, default=None),
+        mious[-1] if mious else None,
         len(history),
         learner.steps,
         clock.seconds(),
@@ -290,6 +296,15 @@ def _train_epoch(
     }
 
 
+def _validated(learner: Learner, data: TrainData) -> dict[str, Any]:
+    """What the averaged weights have on the validation images; nothing where there are none."""
+    if not len(data.val):
+        return {}
+    return scores_from_confusion(
+        validate(learner.average.model, data.val, data.contract, learner.device), data.contract
+    )
+
+
 def _sources(start: Path | None, saved: Checkpoint | None, learner: Learner) -> dict[str, str]:
     """What a checkpoint tells of the files that the run learns from besides the data."""
     before = saved.provenance.get("init_sha256", "") if saved else ""
@@ -346,21 +361,6 @@ def _start_from(learner: Learner, origin: Origin, data: TrainData) -> None:
     log.info("%s", summary(origin, learner.model, names, fresh))
     if learner.config.qat:
         learner.quantise(_first_images(data))
-
-
-def _require_same(origin: Origin, now: Contract) -> None:
-    """Quantisation-aware training changes no network and no classes."""
-    before = origin.contract
-    for what, one, other in (
-        ("model", before.model, now.model),
-        ("classes", before.class_names, now.class_names),
-        ("size", before.size_hw, now.size_hw),
-    ):
-        if one != other:
-            raise UsageError(
-                f"{origin.name} has {what} {one}, this run {other}; quantisation-aware training fine-tunes a network "
-                "as it is: give the same --model, --classes and --size as in its training"
-            )
 
 
 def _first_images(data: TrainData) -> list[Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from .checkpoint import Checkpoint, load_checkpoint, model_from_state
 from .config import DEFAULT_MODEL, TrainConfig
 from .exported import state_from_onnx
 from .qat import is_quantised
+
+_log = logging.getLogger(__name__)
 
 _BY_CLASS = ("score_convs.", "skip_head.kernels.")
 _BACKBONE = "backbone."
@@ -98,7 +102,8 @@ def open_origin(init: str, path: Path) -> Origin | None:
 def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict[str, Tensor]:
     """The weights for a model of other classes, of a larger edge network or of a slim EfficientNet-Lite if it is one.
 
-    Rows of scores and head kernels go to the class of the same name, upper and lower case aside; those of classes that
+    Rows of scores and head kernels go to the class of the same name, upper and lower case aside where no other is
+    alike; those of classes that
     are new are the model's own, and so are all of them where a top-down pathway is put on the backbone.
 
     Args:
@@ -112,8 +117,8 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     Raises:
         UsageError: if a slim network shall begin with folded weights, which do not tell what a channel is worth.
     """
-    own, before = model.state_dict(), [name.casefold() for name in origin.contract.class_names]
-    rows = [(new, before.index(name.casefold())) for new, name in enumerate(class_names) if name.casefold() in before]
+    own, found = model.state_dict(), _rows(origin, class_names)
+    rows = [(new, found[name]) for new, name in enumerate(class_names) if name in found]
     state = dict(origin.state)
     top_down = parts_of_name(model.name)[2]
     if top_down and model.name == origin.contract.model + top_down:
@@ -135,11 +140,48 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     return grown_state(state, origin.contract.model, model) if grows(origin, model) else state
 
 
+def _rows(origin: Origin, class_names: Sequence[str]) -> dict[str, int]:
+    """Which class of the origin each one is: that of its very name, else the only one alike but for upper case."""
+    before = list(origin.contract.class_names)
+    rows = {name: before.index(name) for name in class_names if name in before}
+    for name in class_names:
+        alike = [old for old in before if old not in rows and old.casefold() == name.casefold()]
+        if name not in rows and len(alike) == 1:
+            rows[name] = before.index(alike[0])
+    return rows
+
+
 def _below_top_down(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The backbone's weights where a top-down pathway stands on it; the scores were learned of other features."""
     return {
         BOTTOM_UP + name.removeprefix(_BACKBONE): value for name, value in state.items() if name.startswith(_BACKBONE)
     }
+
+
+def with_lead(config: TrainConfig, before: TrainConfig | None) -> TrainConfig:
+    """The configuration with the class weights' lead of the run that is tuned: what is learned is to round alone."""
+    if before is None:
+        return config
+    lead = {"class_weights": before.class_weights, "logit_adjustment": before.logit_adjustment}
+    for name, value in lead.items():
+        if getattr(config, name) != value:
+            _log.info("%s is %s, as it was in the run that is tuned", name, value)
+    return msgspec.structs.replace(config, **lead)
+
+
+def require_same(origin: Origin, now: Contract) -> None:
+    """Quantisation-aware training changes no network and no classes."""
+    before = origin.contract
+    for what, one, other in (
+        ("model", before.model, now.model),
+        ("classes", before.class_names, now.class_names),
+        ("size", before.size_hw, now.size_hw),
+    ):
+        if one != other:
+            raise UsageError(
+                f"{origin.name} has {what} {one}, this run {other}; quantisation-aware training fine-tunes a network "
+                "as it is: give the same --model, --classes and --size as in its training"
+            )
 
 
 def grows(origin: Origin, model: FCN) -> bool:
@@ -159,9 +201,9 @@ def summary(origin: Origin, model: FCN, class_names: Sequence[str], fresh: Colle
     share = "the backbone" if taken == len(names) else f"{taken} of {len(names)} tensors of the backbone"
     change = "grown" if grows(origin, model) else "slimmed" if shrinks(origin, model) else ""
     growth = f", {change} into {model.name}," if change else ""
-    before = {name.casefold() for name in origin.contract.class_names}
+    before = _rows(origin, class_names)
     has_scores = any(name.startswith("score_convs.") and name not in fresh for name in model.state_dict())
-    kept = [name for name in class_names if has_scores and name.casefold() in before]
+    kept = [name for name in class_names if has_scores and name in before]
     scores = "all scores" if len(kept) == len(class_names) else f"the scores of {', '.join(kept) or 'no class'}"
     others = [name for name in class_names if name not in kept]
     others += [name for name in fresh if kept and name.startswith(_BY_CLASS)]

@@ -85,6 +85,8 @@ def test_what_has_no_mean_is_refused(first, tmp_path, lively_model, contract_of,
         mean_of_checkpoints([first, changed(first, "named.pt", contract=contract)])
     with pytest.raises(UsageError, match=r"has logit_adjustment 0\.0, .* has 0\.5"):
         mean_of_checkpoints([changed(first, "lead.pt", config=TrainConfig(logit_adjustment=0.0)), first])
+    with pytest.raises(UsageError, match=r"has class_weights none, .* has enet"):
+        mean_of_checkpoints([changed(first, "even.pt", config=TrainConfig(class_weights="none")), first])
     rounding = quantised(lively_model("fcn8s-edge-n", 4)).state_dict()
     tuned = changed(first, "qat.pt", ema=rounding)
     assert mean_weights.main([str(tuned), str(first), "-o", str(tmp_path / "none.pt")]) == UsageError.exit_code

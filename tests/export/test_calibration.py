@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -202,3 +203,14 @@ def test_too_few_frames_and_no_folder(folder, tmp_path) -> None:
 
 def test_a_glob_names_frames_too(folder) -> None:
     assert read_frames(f"{folder}/*.png", (8, 8), 100).sha256 == read_frames(folder, (8, 8), 100).sha256
+
+
+def test_a_picture_beside_the_folders_of_a_data_set_is_none_of_its_images(tmp_path) -> None:
+    for index in range(9):
+        write_png(tmp_path / "train" / f"{index}.png", np.full((4, 4, 3), 1, np.uint8))
+        write_png(tmp_path / "trainannot" / f"{index}.png", np.zeros((4, 4), np.uint8))
+        write_png(tmp_path / f"grid{index}.png", np.full((4, 4, 3), 2, np.uint8))
+    frames = read_frames(tmp_path, (4, 4), 100)
+    assert {int(frame.max()) for frame in (*frames.calibrate, *frames.held_out)} == {1}
+    shutil.rmtree(tmp_path / "trainannot")
+    assert len(read_frames(tmp_path, (4, 4), 100).held_out) == 3, "a folder of images with folders in it"

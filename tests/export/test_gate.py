@@ -202,3 +202,16 @@ def test_masks_of_which_no_pixel_counts_are_refused(data: Path, contract: Contra
     labels = Painted(contract, np.zeros((64, 96), np.uint8))
     with pytest.raises(DataError, match="no pixel of the masks"):
         compare(labels, labels, open_gate(GateRequest(data=data, min_agreement=0.5), contract), "openvino")
+
+
+def test_a_model_of_merged_classes_is_compared_by_the_same_choice(data: Path, contract: Contract) -> None:
+    choice = ("ways=Road+Pavement", "Car")
+    merged = replace(contract, class_names=("ways", "Car"), palette=contract.palette[:2])
+    with pytest.raises(ModelError, match="--gate-classes where it was trained with --classes"):
+        open_gate(GateRequest(data=data), merged)
+    frames = open_gate(GateRequest(data=data, classes=choice), merged)
+    assert frames.dataset.class_names == ("ways", "Car")
+    write_png(data / "images" / "train" / "a_1.png", np.zeros((64, 96, 3), np.uint8))
+    write_png(data / "masks" / "train" / "a_1.png", np.zeros((64, 96), np.uint8))
+    held = open_gate(GateRequest(data=data, classes=choice, holdout="a"), merged)
+    assert [path.name for path in held.images] == ["a_1.png"]

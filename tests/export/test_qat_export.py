@@ -31,6 +31,7 @@ from fcn_edge.export.to_onnx import onnx_from_checkpoint, onnx_from_model  # noq
 from fcn_edge.export.typed_file import typed_from_checkpoint  # noqa: E402
 from fcn_edge.export.untyped import steps_of  # noqa: E402
 from fcn_edge.model.fcn import make_model  # noqa: E402
+from fcn_edge.pixels import write_png  # noqa: E402
 from fcn_edge.training.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from fcn_edge.training.config import TrainConfig  # noqa: E402
 from fcn_edge.training.qat import QuantisedConv, learned_steps, measure_steps, quantised, unquantised  # noqa: E402
@@ -199,3 +200,13 @@ def test_what_is_not_there_is_said(exported, tmp_path) -> None:
     onnx.save(proto, tmp_path / "broken.onnx")
     with pytest.raises(ModelError, match="learned steps are unreadable"):
         typed_onnx(tmp_path / "broken.onnx", tmp_path / "o.onnx", "int8")
+
+
+def test_a_file_of_measured_ranges_tells_of_no_learned_steps(exported, tmp_path) -> None:
+    frames = tmp_path / "frames"
+    for index in range(9):
+        write_png(frames / f"{index}.png", street.draw_street(index, 1.0, (64, 96))[0])
+    typed_onnx(exported, tmp_path / "mse.onnx", "int8", calib=frames, method="mse")
+    typed_onnx(exported, tmp_path / "learned.onnx", "int8")
+    told = [{entry.key for entry in onnx.load(tmp_path / f"{name}.onnx").metadata_props} for name in ("mse", "learned")]
+    assert [SCALES_KEY in keys for keys in told] == [False, True]

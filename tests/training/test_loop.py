@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fcn_edge.training import learner, loop
 from fcn_edge.training.checkpoint import load_checkpoint, model_from_checkpoint
 from fcn_edge.training.config import TrainConfig
 from fcn_edge.training.loop import Progress, train
-from fcn_edge.training.validate import predict
+from fcn_edge.training.validate import predict, validate
 
 Make = Callable[..., TrainConfig]
 
@@ -428,3 +429,26 @@ def test_images_to_validate_with_that_all_lack_masks_are_told(config: Make, own_
     with pytest.raises(DataError, match="has no mask") as caught:
         train(config(data=str(own_shapes)))
     assert len(caught.value.problems) == 3
+
+
+def test_a_validation_that_takes_the_last_minutes_ends_the_run(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No epoch of one step at rate 0 follows, with a validation of its own."""
+    calls = []
+
+    def slow(*arguments: object) -> object:
+        calls.append(time.sleep(1.5))
+        return validate(*arguments)
+
+    monkeypatch.setattr(loop, "validate", slow)
+    result = train(config(epochs=10_000, steps_per_epoch=2, max_minutes=1.4 / 60, val_every=1))
+    assert result.epochs == len(calls) == 1
+    assert all("val_miou" in entry for entry in result.history)
+
+
+def test_statistics_of_images_from_disk_are_those_of_images_from_memory(config: Make, tmp_path: Path) -> None:
+    options = {"precise_bn": 9, "batch": 2, "epochs": 1}
+    one = train(config(out=str(tmp_path / "a"), **options))
+    other = train(config(out=str(tmp_path / "b"), memory_gib=0.0, **options))
+    first, second = load_checkpoint(one.last).ema, load_checkpoint(other.last).ema
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0)

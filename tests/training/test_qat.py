@@ -172,3 +172,16 @@ def _stop_after(epochs: int):
             raise _StopError
 
     return stop
+
+
+@pytest.mark.parametrize("before", [{"class_weights": "none"}, {"logit_adjustment": 0.0}])
+def test_a_fine_tune_answers_by_the_lead_of_the_run_that_is_tuned(config, tmp_path: Path, before, caplog) -> None:
+    """Its own defaults would teach it, and its teacher, to answer otherwise."""
+    first = train(config(epochs=1, **before))
+    options = {"out": str(tmp_path / "qat"), "init": str(first.last), "qat": True, "lr": 1e-8}
+    with caplog.at_level("INFO"):
+        tuned = train(config(epochs=1, **options))
+    assert f"{next(iter(before))} is {next(iter(before.values()))}, as it was in the run that is tuned" in caplog.text
+    one, other = load_checkpoint(first.last).config, load_checkpoint(tuned.last).config
+    assert (one.class_weights, one.logit_adjustment) == (other.class_weights, other.logit_adjustment)
+    assert train(config(epochs=2, **options), resume=True).epochs == 2

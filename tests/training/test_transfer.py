@@ -437,3 +437,13 @@ def test_without_onnx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingError, match=r"pip install 'fcn-edge\[train\]'"):
         opened("camvid-n")
+
+
+def test_classes_that_differ_in_case_alone_keep_their_own_rows(lively_model, contract_of) -> None:
+    model = lively_model(NAME, 3)
+    before = replace(contract_of(model, SIZE), class_names=("A", "a", "b"))
+    origin = Origin("letters", before, model.state_dict(), is_folded=False)
+    for classes, rows in {("A", "a", "b"): (0, 1, 2), ("b", "a", "A"): (2, 1, 0), ("B", "A"): (2, 0)}.items():
+        taken = fitted_state(origin, make_model(NAME, len(classes)), classes)
+        torch.testing.assert_close(taken["score_convs.0.bias"], model.score_convs[0].bias[list(rows)])
+    assert "the scores of B, A " in summary(origin, make_model(NAME, 3), ("B", "A", "c"), ())
