@@ -23,7 +23,7 @@ RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
 
 
 def test_cards_say_what_the_record_of_their_twins_says() -> None:
-    records = {"camvid-m": "quantised-long.json"}
+    records = {"camvid-m": "quantised-long.json", "camvid-s": "quantised-slim.json"}
     for name, path in shipped_models().items():
         runs = json.loads((RECORDS / records.get(name, "quantised.json")).read_bytes())["runs"]
         contract = facts_from_file(path)["contract"]
