@@ -115,9 +115,7 @@ def _noted_signals() -> Iterator[_Signals]:
     signals = _Signals()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if signals.is_finishing:
-            return
-        if signals.noted:
+        if signals.noted and not signals.is_finishing:
             raise KeyboardInterrupt
         signals.noted.append(number)
 

@@ -467,3 +467,20 @@ def test_an_impatient_second_signal_does_not_cost_the_recording(list_source, mar
     frames = [marks[0](0), lambda: os.kill(os.getpid(), signal.SIGINT) or marks[0](1)] + [marks[0](2)] * 1000
     assert run_echo(list_source(frames), sink).ended == "signal"
     assert sink.kept
+
+
+def test_a_signal_that_comes_while_the_sink_is_finished_reaches_who_waits_for_it(list_source, marks):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+
+    class Slow(ListSink):
+        def close(self, keep=True):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            super().close(keep)
+
+    try:
+        assert run_echo(list_source([marks[0](0)]), Slow()).ended == "eof"
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
