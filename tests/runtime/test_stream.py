@@ -469,6 +469,22 @@ def test_an_impatient_second_signal_does_not_cost_the_recording(list_source, mar
     assert sink.kept
 
 
+def test_an_impatient_second_signal_does_not_cost_a_part_either(list_source, marks, tmp_path):
+    """A part is finished while the stream goes on."""
+
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    sink = open_sink(tmp_path / "o.avi", contract=ECHO_CONTRACT, fps=10.0, split_s=1.0)
+    finish = sink._finish_part
+    sink._finish_part = lambda keep=True: twice() or finish(keep)
+    summary = run_echo(list_source([marks[0](index % 20) for index in range(1000)]), sink)
+    assert (summary.ended, summary.frames_out) == ("signal", 11)
+    assert len(list(tmp_path.glob("o-*.avi"))) == 2
+
+
 def test_a_signal_that_comes_while_the_sink_is_finished_reaches_who_waits_for_it(list_source, marks):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))

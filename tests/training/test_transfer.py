@@ -446,4 +446,8 @@ def test_classes_that_differ_in_case_alone_keep_their_own_rows(lively_model, con
     for classes, rows in {("A", "a", "b"): (0, 1, 2), ("b", "a", "A"): (2, 1, 0), ("B", "A"): (2, 0)}.items():
         taken = fitted_state(origin, make_model(NAME, len(classes)), classes)
         torch.testing.assert_close(taken["score_convs.0.bias"], model.score_convs[0].bias[list(rows)])
+    taken = fitted_state(origin, make_model(NAME, 3), ("B", "b", "c"))
+    torch.testing.assert_close(taken["score_convs.0.bias"][1], model.score_convs[0].bias[2])
+    one = Origin("one", replace(before, class_names=("road", "sky", "x")), model.state_dict(), False)
+    assert "the scores of sky " in summary(one, make_model(NAME, 3), ("Road", "ROAD", "sky"), ())
     assert "the scores of B, A " in summary(origin, make_model(NAME, 3), ("B", "A", "c"), ())
