@@ -165,7 +165,7 @@ def sensitivity_of(
     model_fp32 = Path(model_fp32)
     model, _ = load_fp32(model_fp32)
     steps = _steps(model, model_fp32, method)
-    _require_steps(placement(model, keep), steps, model_fp32)  # and patterns that fit something, before it takes time
+    _require_steps(placement(model, keep), steps, model_fp32)  # both refuse before anything takes time
     known = calibrated(
         model_fp32, calib, with_ranges=not steps, max_frames=max_frames, threads=threads, on_progress=on_progress
     )

@@ -362,8 +362,11 @@ def _choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     new_of_old: dict[int, int] = {}
     names, palette = [], []
     for new_id, entry in enumerate(classes):
-        name, _, members = (entry, "", "") if entry in old_ids else entry.partition("=")
-        olds = [name] if entry in old_ids else [part.strip() for part in (members or name).split("+")]
+        if entry in old_ids:  # as it stands, also with a + or = in its name
+            name, olds = entry, [entry]
+        else:
+            name, _, members = entry.partition("=")
+            olds = [part.strip() for part in (members or name).split("+")]
         unknown = [old for old in olds if old not in old_ids]
         if unknown or name.strip() in names:
             reason = (

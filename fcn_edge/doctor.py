@@ -98,22 +98,24 @@ def _importable(module: str, use: str, remedy: str) -> Finding:
     if not failure:
         return found
     anew = remedy.replace("install", "install --force-reinstall", 1)
-    detail = f"{found.detail}, is installed but cannot be imported ({failure})"
-    return Finding(name, False, detail, f"install what it lacks, or make it anew for this Python: {anew}")
+    return Finding(
+        name, False, f"{found.detail}, {failure}", f"install what it lacks, or make it anew for this Python: {anew}"
+    )
 
 
 def _import_failure(module: str) -> str:
-    """Why a module cannot be imported; empty if it can. In a process of its own, which may crash."""
+    """That a module cannot be imported, and why; empty if it can. In a process of its own, which may crash."""
     code = f"import sys; sys.path[:] = {sys.path!r}; sys.modules['openvino_telemetry'] = None; import {module}"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=_IMPORT_LIMIT_S
         )
+        if done.returncode == 0:
+            return ""
+        reason = next(iter(done.stderr.strip().splitlines()[-1:]), f"it ended Python with {done.returncode}")
     except subprocess.TimeoutExpired:
-        return f"nothing came of it in {_IMPORT_LIMIT_S:.0f} s"
-    if done.returncode == 0:
-        return ""
-    return next(iter(done.stderr.strip().splitlines()[-1:]), f"it ended Python with {done.returncode}")
+        reason = f"nothing came of it in {_IMPORT_LIMIT_S:.0f} s"
+    return f"is installed but cannot be imported ({reason})"
 
 
 def _version(name: str) -> str:
@@ -153,7 +155,7 @@ def _tensorrt() -> Finding:
     for name in found:
         if not (failure := _import_failure(name)):
             return replace(_package(name, f"GPU engines ({name})", ""), name="TensorRT")
-        failures.append(f"{name} is installed but cannot be imported ({failure})")
+        failures.append(f"{name} {failure}")
     return Finding("TensorRT", False, "; ".join(failures), NEWER)
 
 

@@ -11,7 +11,6 @@ from ..size_text import size_from_text
 from .frame import Frame
 from .source import Source
 
-_LONGEST_S = 1e6  # what a street has; then it begins again
 _OPTIONS = "seed=0&size=360x480&fps=30&frames=300&live=1"
 
 
@@ -36,12 +35,12 @@ class StreetSource(Source):
 
     def read(self) -> Frame | None:
         """The next frame, or None after the last."""
-        from ..street import draw_street
+        from ..street import LONGEST_S, draw_street
 
         index = self._next_index
         if index == self.frame_count:
             return None
-        image, _ = draw_street(self._seed, index / self.fps % _LONGEST_S, self._scene_hw)
+        image, _ = draw_street(self._seed, index / self.fps % LONGEST_S, self._scene_hw)  # then it begins again
         if self.is_live:
             self._started_s = self._started_s if self._started_s is not None else time.monotonic()
             time.sleep(max(0.0, self._started_s + index / self.fps - time.monotonic()))

@@ -22,12 +22,13 @@ from .light import develop, light_from_seed
 from .paint import in_frame, paint_shadow, paint_thing
 from .plan import Street, street_from_seed, things
 
-__all__ = ["CLASS_NAMES", "PALETTE", "SIDES", "draw_street", "write_dataset"]
+__all__ = ["CLASS_NAMES", "LONGEST_S", "PALETTE", "SIDES", "draw_street", "write_dataset"]
 
 SIDES = (16, 4096)
 """The shortest and the longest side of a picture that can be drawn."""
 
-_MAX_TIME_S = 1e6
+LONGEST_S = 1e6
+"""How long a drive may be, in seconds."""
 _SPLIT = 500_000  # numbers set aside for the streets of each split
 
 
@@ -111,5 +112,5 @@ def _check(seed: int, time_s: float, size_hw: tuple[int, int]) -> None:
         raise UsageError(f"street size is {size_hw}; expected (height, width) with sides of {least} to {most} pixels")
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise UsageError(f"street seed is {seed}; expected a whole number, 0 or more")
-    if not 0 <= time_s <= _MAX_TIME_S:
-        raise UsageError(f"street time is {time_s} s; expected 0 to {_MAX_TIME_S:.0f}")
+    if not 0 <= time_s <= LONGEST_S:
+        raise UsageError(f"street time is {time_s} s; expected 0 to {LONGEST_S:.0f}")
