@@ -147,7 +147,9 @@ class Learner:
         """
         images, labels = self._augment(raw, fraction, self.generator)
         loss = self._loss(images, labels)
-        value = float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())  # waits for a GPU: with the gradients queued it has something to do meanwhile
         if not math.isfinite(value):
             raise FcnEdgeError(
                 f"the loss is {value} at step {self.steps + 1} on the images {', '.join(raw.names)}; training stops, "
@@ -156,8 +158,6 @@ class Learner:
             )
         self.rate = self.config.lr * rate_factor(self.config, fraction)
         set_rate(self.optimizer, self.rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.model, self.steps)
