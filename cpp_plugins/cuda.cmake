@@ -4,7 +4,8 @@
 #   FCN_EDGE_PLUGIN=ON    the same, but what is missing is an error;  OFF: not looked for
 #   FCN_EDGE_CUDA_LIBRARY=ON  the kernel alone behind a C interface, for its benchmark: needs nvcc, no TensorRT
 #   TENSORRT_ROOT         folder that holds include/NvInfer.h (a tar file unpacked); variable of CMake or environment
-#   FCN_EDGE_CUDA_ARCHITECTURES  e.g. "87": chips to compile for; default: all below that this nvcc knows
+#   FCN_EDGE_CUDA_ARCHITECTURES  e.g. "87": chips to compile for; default: CMAKE_CUDA_ARCHITECTURES, else all below
+#                         that this nvcc knows
 set(FCN_EDGE_PLUGIN AUTO CACHE STRING "Build the TensorRT plugin: AUTO, ON or OFF")
 option(FCN_EDGE_CUDA_LIBRARY "Build the CUDA kernel alone, for its benchmark" OFF)
 set(FCN_EDGE_CUDA_ARCHITECTURES "" CACHE STRING "CUDA architectures, e.g. 87; empty: all that this nvcc knows")
@@ -19,9 +20,10 @@ if(NOT FCN_EDGE_PLUGIN STREQUAL "OFF")
     HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_ROOT}
     PATHS /usr/include/${CMAKE_SYSTEM_PROCESSOR}-linux-gnu /usr/local/tensorrt /usr/local/TensorRT /opt/tensorrt
           /usr/src/tensorrt
-    PATH_SUFFIXES include)
+    PATH_SUFFIXES include
+    NO_CACHE)  # pip keeps the build folder: the next TENSORRT_ROOT counts, not the one before
   if(NOT FCN_EDGE_TENSORRT_INCLUDE)
-    string(APPEND missing "TensorRT's headers (NvInferRuntime.h: install libnvinfer-headers-dev, or set TENSORRT_ROOT)")
+    list(APPEND missing "TensorRT's headers (NvInferRuntime.h: install libnvinfer-headers-dev, or set TENSORRT_ROOT)")
   else()
     set(version "")
     foreach(part MAJOR MINOR)
@@ -32,7 +34,7 @@ if(NOT FCN_EDGE_PLUGIN STREQUAL "OFF")
     endforeach()
     list(JOIN version "." version)
     if(version VERSION_LESS 10.3)
-      string(APPEND missing "TensorRT 10.3 or later (${FCN_EDGE_TENSORRT_INCLUDE} holds ${version})")
+      list(APPEND missing "TensorRT 10.3 or later (${FCN_EDGE_TENSORRT_INCLUDE} holds ${version})")
     endif()
   endif()
 endif()
@@ -42,15 +44,24 @@ if(FCN_EDGE_CUDA_LIBRARY OR (NOT FCN_EDGE_PLUGIN STREQUAL "OFF" AND NOT missing)
   set(wanted ON)
   # JetPack and NVIDIA's deb packages leave nvcc out of PATH.
   get_filename_component(cudacxx_folder "$ENV{CUDACXX}" DIRECTORY)
-  find_program(FCN_EDGE_NVCC nvcc HINTS ${cudacxx_folder} $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+  if(NOT DEFINED FCN_EDGE_NVCC AND CMAKE_CUDA_COMPILER)
+    set(FCN_EDGE_NVCC ${CMAKE_CUDA_COMPILER})
+  endif()
+  find_program(FCN_EDGE_NVCC nvcc
+    HINTS ${cudacxx_folder} $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin NO_CACHE)
   if(NOT FCN_EDGE_NVCC)
-    string(APPEND missing "nvcc (install CUDA's toolkit, or put nvcc into PATH)")
+    list(APPEND missing "nvcc (install CUDA's toolkit, or put nvcc into PATH)")
     set(wanted OFF)
   endif()
 endif()
 
 if(missing)
-  set(sentence "fcn_edge: the TensorRT plugin is not built, missing: ${missing}")
+  set(what "TensorRT plugin")
+  if(FCN_EDGE_PLUGIN STREQUAL "OFF")
+    set(what "CUDA kernel")
+  endif()
+  list(JOIN missing ", and " missing)
+  set(sentence "fcn_edge: the ${what} is not built, missing: ${missing}")
   if(FCN_EDGE_PLUGIN STREQUAL "ON" OR (FCN_EDGE_CUDA_LIBRARY AND NOT wanted))
     message(FATAL_ERROR "${sentence}")
   endif()
@@ -65,6 +76,9 @@ if(failed)
   message(FATAL_ERROR "fcn_edge: ${FCN_EDGE_NVCC} does not run; set FCN_EDGE_PLUGIN=OFF to build without it")
 endif()
 set(chips "${FCN_EDGE_CUDA_ARCHITECTURES}")
+if(NOT chips)
+  set(chips "${CMAKE_CUDA_ARCHITECTURES}")
+endif()
 if(NOT chips)
   foreach(chip IN LISTS fcn_edge_chips)
     if(known MATCHES "sm_${chip}[^0-9]")

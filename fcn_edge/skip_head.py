@@ -12,6 +12,7 @@ are NaN gets class 0. Kernels are expected to be finite.
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -82,7 +83,9 @@ def skip_head(
         batch = scores[0].shape[0] if scores else 0
         sides = [side if 0 < side <= _MAX_SIDE else 0 for side in size]  # a size that is refused below
         out = np.empty((batch, *sides), np.uint8)
-    _native.skip_head(list(scores), list(kernels), (int(size[0]), int(size[1])), out, threads, target)
+    _native.skip_head(
+        list(scores), list(kernels), (operator.index(size[0]), operator.index(size[1])), out, threads, target
+    )
     return out
 
 

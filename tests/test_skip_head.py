@@ -311,6 +311,12 @@ def test_wrong_types_are_refused_by_name(head: Head):
         head(scores, kernels, (32,))
 
 
+def test_a_size_that_is_no_whole_number_is_refused():
+    scores, kernels = [_zeros(1, 3, 2, 4)], [_zeros(3, 1, 8, 8)]
+    with pytest.raises(TypeError):
+        skip_head(scores, kernels, (7.9, 8), out=np.zeros((1, 7, 8), np.uint8))  # type: ignore[arg-type]
+
+
 def test_the_binding_itself_refuses_what_it_cannot_read():
     native = pytest.importorskip("fcn_edge._native")
     scores, kernels, out = _zeros(1, 3, 2, 4), _zeros(3, 1, 4, 4), np.zeros((1, 4, 8), np.uint8)

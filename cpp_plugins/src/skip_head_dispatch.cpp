@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -142,8 +143,8 @@ void skip_head_cpu(const SkipHeadShape& shape, const float* const* scores, const
     started.reserve(size_t(workers));
     try {
         for (int i = 1; i < workers; ++i) started.emplace_back(work_off, scratch[size_t(i)].get());
-    } catch (const std::system_error&) {
-        // No more threads to be had: those that there are do all of the work.
+    } catch (const std::exception&) {
+        // No more threads, or memory for one, to be had: those that there are do all of the work.
     }
     work_off(scratch[0].get());
     for (std::thread& thread : started) thread.join();

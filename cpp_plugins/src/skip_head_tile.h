@@ -200,9 +200,9 @@ struct TileShare {
 
 // Starts fetching what all threads of a block will read, which nobody waits for yet; of many bytes the first.
 template <class Kernel>
-FCN_EDGE_HOST_DEVICE static inline void touch(const Kernel* first, int count, TilePlace place) {
+FCN_EDGE_HOST_DEVICE static inline void touch(const Kernel* first, size_t count, TilePlace place) {
 #if defined(__CUDA_ARCH__)
-    const int at = thread_of(place) * (kLine / int(sizeof(Kernel)));
+    const size_t at = size_t(thread_of(place)) * (kLine / sizeof(Kernel));
     if (at < count) asm volatile("prefetch.global.L1 [%0];" ::"l"(first + at));
 #else
     (void)first, (void)count, (void)place;
@@ -216,8 +216,8 @@ FCN_EDGE_HOST_DEVICE static inline void load_scores(const TileWork<Score, Kernel
     const TilePlan& plan = work.plan;
     FCN_EDGE_NO_UNROLL
     for (int i = 0; i < work.shape.stages; ++i) {
-        const int size = i + 1 < work.shape.stages ? kTaps : 4 * work.shape.stride * work.shape.stride;
-        touch(work.kernels[i] + size_t(class_begin) * size_t(size), class_count * size, place);
+        const size_t size = size_t(i + 1 < work.shape.stages ? kTaps : 4 * work.shape.stride * work.shape.stride);
+        touch(work.kernels[i] + size_t(class_begin) * size, size_t(class_count) * size, place);
     }
     const TileShare share(place, plan.step);
     for (int element = share.element; element < plan.step; element += kTileThreads) {

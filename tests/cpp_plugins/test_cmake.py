@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,36 @@ def test_headers_without_nvcc_build_the_rest(configure, tmp_path: Path) -> None:
     result = configure("-DFCN_EDGE_NVCC=", f"-DTENSORRT_ROOT={root}")
     assert result.returncode == 0, result.stderr
     assert "missing: nvcc" in result.stdout
+
+
+def test_both_that_are_missing_are_told_apart(configure, tmp_path: Path) -> None:
+    root = headers(tmp_path / "trt8", 8, 6)
+    result = configure("-DFCN_EDGE_NVCC=", "-DFCN_EDGE_CUDA_LIBRARY=ON", f"-DTENSORRT_ROOT={root}")
+    assert result.returncode != 0
+    assert re.search(r"holds 8\.6\), and nvcc \(", " ".join(result.stderr.split()))
+
+
+def test_without_the_plugin_it_is_the_kernel_that_lacks_nvcc(configure) -> None:
+    result = configure("-DFCN_EDGE_NVCC=", "-DFCN_EDGE_CUDA_LIBRARY=ON", "-DFCN_EDGE_PLUGIN=OFF")
+    assert result.returncode != 0
+    assert "the CUDA kernel is not built, missing: nvcc" in " ".join(result.stderr.split())
+
+
+def test_a_new_tensorrt_root_counts_in_an_old_build_folder(configure, tmp_path: Path) -> None:
+    for major, minor in ((8, 6), (9, 3)):
+        root = headers(tmp_path / f"trt{major}", major, minor)
+        result = configure("-DFCN_EDGE_NVCC=", f"-DTENSORRT_ROOT={root}")
+        assert f"holds {major}.{minor}" in result.stdout
+        shutil.rmtree(root)
+
+
+def test_cmakes_own_name_of_the_compiler_counts(configure, trap, tmp_path: Path) -> None:
+    program, started = trap
+    root = headers(tmp_path / "trt10", 10, 3)
+    result = configure(f"-DCMAKE_CUDA_COMPILER={program}", f"-DTENSORRT_ROOT={root}")
+    assert result.returncode != 0
+    assert started.exists()
+    assert f"{program} does not run" in " ".join(result.stderr.split())
 
 
 def test_an_nvcc_that_does_not_run_is_an_error_with_the_way_out(configure, trap, tmp_path: Path) -> None:
