@@ -34,7 +34,9 @@ def test_a_folder_that_takes_no_files_is_refused_and_nothing_is_made(tmp_path: P
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match=r"deep cannot be written to, .*file is a file"):
         require_writable(tmp_path / "file" / "deep")
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere but on a read-only disk
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: not mode & os.W_OK
+    )  # root may write everywhere but on a read-only disk
     with pytest.raises(UsageError, match=r"new cannot be written to, .* is read-only; choose another place"):
         require_writable(tmp_path / "new")
 

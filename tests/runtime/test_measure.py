@@ -12,7 +12,7 @@ from fcn_edge.runtime.measure import Latencies, Link, Meter, Percentiles
 
 @pytest.mark.parametrize("seed", range(3))
 def test_percentiles_are_within_half_a_percent(seed):
-    values = np.random.default_rng(seed).lognormal(2.5, 1.0, 5000)
+    values = np.random.default_rng(seed).lognormal(2.5, 1.0, 99)  # few, and no whole number of them is a percentile
     latencies = Latencies()
     for value in values:
         latencies.add(float(value))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
+import cv2
 import numpy as np
 import pytest
 
 from fcn_edge.errors import SinkError, UsageError
+from fcn_edge.runtime import sink_video
 from fcn_edge.runtime.frame import Frame, Result
 from fcn_edge.runtime.sink import open_sink
 
@@ -34,6 +37,8 @@ def test_two_streams_that_record_to_one_name_both_keep_their_recording(
 
     if not has_links:
         monkeypatch.setattr(os, "link", refuse)
+    flushed = []
+    monkeypatch.setattr(sink_video, "flush_soon", flushed.append)
     path = tmp_path / "o.mp4"
     sinks = [opened(path) for _ in range(3)]
     for number, sink in enumerate(sinks):
@@ -46,6 +51,7 @@ def test_two_streams_that_record_to_one_name_both_keep_their_recording(
     names = ["o.mp4", "o-2.mp4", "o-3.mp4"]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
     assert [len(read_video(tmp_path / name)) for name in names] == [1, 2, 3]
+    assert [file.name for file in flushed] == names
 
 
 def test_two_streams_that_write_lines_to_one_name(opened, tmp_path, marks):
@@ -68,6 +74,31 @@ def test_names_that_the_system_refuses_end_in_a_sentence(opened, tmp_path):
     for name in ("n" * 300, "n" * 300 + ".mp4", "n" * 300 + ".jsonl"):
         with pytest.raises(SinkError, match="cannot be opened: File name too long"):
             opened(tmp_path / name)
+
+
+def test_a_sink_that_cannot_be_opened_closes_those_before_it(opened, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(SinkError, match="File name too long"):
+        opened([f"serve://127.0.0.1:{port}", tmp_path / ("n" * 300)])
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_video_that_no_encoder_takes_leaves_nothing_behind(opened, tmp_path, marks, monkeypatch):
+    class Refusing:
+        def __init__(self, *arguments):
+            pass
+
+        def isOpened(self):  # noqa: N802
+            return False
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoWriter", Refusing)
+    with pytest.raises(SinkError, match=r"cannot write .mp4 .*tried avc1, mp4v"), opened(tmp_path / "o.mp4") as sink:
+        sink.write(result(0, marks[0](0)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_that_are_no_utf8(opened, tmp_path, marks):

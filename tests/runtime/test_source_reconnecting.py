@@ -199,6 +199,8 @@ def test_waits_double_up_to_half_a_minute_until_the_camera_is_steady(camera, mar
     ideal = [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, 0.5, 1]
     assert len(waits) == 10 + 12, "after the steady one the count begins anew"
     assert all(low <= wait <= low * 1.2 for low, wait in zip(ideal, waits, strict=False))
+    shares = {round(wait / low, 6) for low, wait in zip(ideal, waits, strict=False)}
+    assert len(shares) > 1, "by chance, so that many cameras do not come back at once"
 
 
 def test_a_camera_that_is_slower_than_it_declares_is_steady_too(camera, marks, monkeypatch):

@@ -121,6 +121,9 @@ def test_crops_are_laid_around_rare_classes() -> None:
 
     assert hits(0.0) < 0.4
     assert hits(1.0) > 0.9
+    masks[:] = 0
+    masks[:, 62:66, 78:82] = 3  # where no border moves the crop
+    assert hits(1.0) == 1
 
 
 def test_an_image_of_ignored_pixels_only_is_cropped_anywhere() -> None:

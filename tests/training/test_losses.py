@@ -66,6 +66,9 @@ def test_ohem_keeps_a_sixteenth_where_all_is_easy() -> None:
     hardest = sorted((loss for loss, _ in naive_pixels(logits, labels)), reverse=True)[:16]
     assert hardest[0] < -math.log(0.7)
     assert ohem(logits, labels).item() == pytest.approx(sum(hardest) / 16, rel=1e-4)
+    few, few_labels = logits[..., :2, :2], labels[..., :2, :2]  # fewer than sixteen: one of them
+    hardest = max(loss for loss, _ in naive_pixels(few, few_labels))
+    assert ohem(few, few_labels).item() == pytest.approx(hardest, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, ohem, lovasz_softmax])

@@ -56,6 +56,17 @@ def test_class_mix_pastes_image_and_label_alike() -> None:
         assert len(labels[other][pasted].unique()) == 2  # half of the other's four classes
 
 
+@pytest.mark.parametrize(("classes", "pasted"), [(1, 1), (3, 2)])
+def test_class_mix_pastes_the_larger_half_of_an_odd_number(classes: int, pasted: int) -> None:
+    labels = torch.arange(6).remainder(classes).repeat(6, 1)[None].repeat(2, 1, 1)
+    images = torch.zeros(2, 3, 6, 6)
+    images[1] = 1
+    mixed, _ = class_mix(images, labels, classes, 1.0, seeded())
+    for index in range(2):
+        other = (mixed[index] == images[1 - index]).all(0)
+        assert len(labels[1 - index][other].unique()) == pasted
+
+
 def test_class_mix_needs_no_luck_with_empty_images() -> None:
     labels = torch.full((2, 8, 8), -1)
     images = torch.rand(2, 3, 8, 8)
@@ -86,6 +97,13 @@ def test_cut_mix_pastes_one_rectangle_of_a_quarter_to_a_half(seed: int) -> None:
             assert int(line.diff().sum()) <= 2  # without a gap
     assert shares
     assert all(0.25 - 0.02 <= share <= 0.5 + 0.02 for share in shares)  # rounded to whole pixels
+
+
+def test_cut_mix_pastes_at_least_a_pixel_of_a_narrow_image() -> None:
+    images = torch.arange(64.0).view(64, 1, 1, 1).expand(64, 3, 1, 8).clone()
+    mixed, _, drawn = cut_mix(images, torch.zeros(64, 1, 8, dtype=torch.long), 1.0, seeded())
+    assert drawn.all()
+    assert (mixed != images).flatten(1).any(1).all()
 
 
 def test_cut_mix_reaches_every_place_and_many_shapes() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fcn_edge.errors import UsageError
 from fcn_edge.model.fcn import make_model
+from fcn_edge.model.folding import modules_before
 from fcn_edge.training.config import TrainConfig
 from fcn_edge.training.schedule import Average, freeze, make_optimizer, rate_factor, set_rate
 
@@ -88,6 +89,8 @@ def test_a_frozen_backbone_is_left_out() -> None:
     freeze(model, config)
     learned = sum(len(group["params"]) for group in make_optimizer(model, config).param_groups)
     assert learned == len(list(model.score_convs.parameters())) + len(model.kernels)
+    freeze(model.train(), config)
+    assert not any(module.training for module in model.bottom_up.modules())  # nor do its statistics move
 
 
 def test_kernels_that_are_kept_bilinear_are_left_out() -> None:
@@ -110,6 +113,11 @@ def test_what_makes_the_features_of_a_stride_is_frozen(name: str) -> None:
     make_optimizer(model, TrainConfig(freeze_to=4)).step()
     with torch.no_grad():
         assert torch.equal(model.bottom_up(image)[4], features[4])  # weights and statistics are what they were
+    frozen = tuple(modules_before(model.bottom_up, 4))
+    assert frozen
+    for key, value in model.bottom_up.state_dict().items():
+        if key.startswith(tuple(f"{each}." for each in frozen)):
+            assert torch.equal(value, state[key]), key
     assert any(not torch.equal(value, state[key]) for key, value in model.bottom_up.state_dict().items())
     freeze(model.train(), TrainConfig(freeze_to=4))  # as before each epoch
     assert not model.bottom_up(image)[4].requires_grad
