@@ -188,7 +188,8 @@ def _train(
         if config.qat:
             raise UsageError(f"{config.init} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
         report = learner.start_from_classifier(start)
-        log.info("took %d tensors from %s; %d start afresh", len(report.loaded), config.init, len(report.missing))
+        taken, fresh = len(report.loaded), len(report.missing)
+        log.info("took %d tensors of the backbone from %s; %d of it and all else start afresh", taken, config.init, fresh)
     sources = _sources(start, saved, learner)
     if saved is None:
         prepare_folder(out)

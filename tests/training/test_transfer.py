@@ -281,7 +281,7 @@ def test_a_run_starts_from_an_installed_classifier(config: Make, caplog: pytest.
     name = "fcn8s-efficientnet-lite0"
     with caplog.at_level("INFO"):
         result = train(config(epochs=1, model=name, init="imagenet", backbone_lr=0.0, freeze_bn=True, ema=0.0))
-    assert "took 288 tensors from imagenet; 0 start afresh" in caplog.messages
+    assert "took 288 tensors of the backbone from imagenet; 0 of it and all else start afresh" in caplog.messages
     weights, state = imagenet_weights("efficientnet-lite0"), load_checkpoint(result.last)
     published = torch.load(weights, weights_only=True)
     name = "_blocks.15._project_conv.weight"
