@@ -20,6 +20,7 @@ _EXPECTED = (
     "a video file (.mp4, .mov, .mkv, .avi), a folder, a file of JSON lines (.jsonl), null://, show:// or "
     "serve://HOST:PORT"
 )
+MAX_FPS = 1000
 _Sink = TypeVar("_Sink", bound="Sink")  # typing.Self needs Python 3.11
 
 
@@ -138,7 +139,7 @@ def open_sink(
             (a line with the share of each class for each frame), ``null://``, ``show://`` (a window),
             ``serve://HOST:PORT`` (a page in the browser), or several of them.
         contract: what the labels mean; window, page and lines name classes or model by it.
-        fps: rate at which a video plays.
+        fps: rate at which a video plays, more than 0 and at most 1000.
         force: whether what exists may be overwritten.
         split_s: begin a new video and ``.jsonl`` file after so many seconds, each named by the time that it begins at;
             None: one file from start to end.
@@ -148,11 +149,16 @@ def open_sink(
         refuses further results.
 
     Raises:
-        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if
-            ``split_s`` is less than 1, or there is no file to split.
+        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if ``fps``
+            is out of range or ``split_s`` less than 1, or there is no file to split.
         MissingError: if OpenCV is missing or has no window to show, or the page's web server is missing.
         SinkError: if the name cannot be looked up; a place that takes no files is told with the first result.
     """
+    if not 0 < fps <= MAX_FPS:  # which a NaN is not
+        raise UsageError(
+            f"a sink cannot play at {fps} frames a second; give more than 0 and at most {MAX_FPS}, as the fps of a "
+            "source is (OpenCV tells 0 where it knows no rate)"
+        )
     specs = [spec] if isinstance(spec, (str, Path)) else list(spec)
     places = [os.path.realpath(one) for one in specs if "://" not in str(one)]
     twice = next((place for place in places if places.count(place) > 1), None)

@@ -59,7 +59,7 @@ def run(
         Exception: what source, engine, overlay, sink or ``on_status`` raised; it ends the stream at once. A
             SourceError brings the ``summary`` of the frames before.
     """
-    if max_frames is not None and max_frames < 1:
+    if max_frames is not None and not max_frames >= 1:  # which a NaN is not
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
     overlay = overlay or Overlay(engine.contract)
     meter = Meter(source.name, source.frame_count)
@@ -87,7 +87,7 @@ def run(
             elif reader.has_ended:
                 ended = "source_lost" if source.is_live and source.frame_count is None else "eof"
                 break
-            if meter.frames_out == max_frames:
+            if max_frames is not None and meter.frames_out >= max_frames:
                 ended = "limit"
                 break
             if meter.seconds_since_status() >= status_every_s:

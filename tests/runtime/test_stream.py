@@ -118,6 +118,13 @@ def test_limit(list_source, marks):
         run_echo(list_source([]), NullSink(), max_frames=0)
 
 
+def test_a_limit_between_two_numbers_ends_the_stream_too(list_source, marks):
+    summary = run_echo(list_source([marks[0](0)] * 50), NullSink(), max_frames=2.5)
+    assert (summary.ended, summary.frames_out) == ("limit", 3)
+    with pytest.raises(UsageError, match="at least 1"):
+        run_echo(list_source([marks[0](0)]), NullSink(), max_frames=float("nan"))
+
+
 def test_source_without_frames(list_source):
     summary = run_echo(list_source([]), NullSink())
     assert (summary.frames_out, summary.ended, summary.latency_ms.p95) == (0, "eof", None)
