@@ -62,7 +62,7 @@ def run(
     if max_frames is not None and not max_frames >= 1:  # which a NaN is not
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
     overlay = overlay or Overlay(engine.contract)
-    meter = Meter(source.name, source.frame_count)
+    meter = Meter(source.name, source.frame_count, engine.name)
     with _noted_signals() as signals, _closing(sink, source.is_live, signals), Reader(source) as reader:
         sink.tell(meter.status(source.link))
         while True:

@@ -90,6 +90,21 @@ def test_summary_has_the_fields_of_the_contract(list_source, marks):
     assert fields["fps"] > 0
 
 
+@pytest.mark.parametrize("spec", ["echo://", "street-7.onnx"])
+def test_a_status_tells_which_model_runs(list_source, marks, hand_model, tmp_path, spec):
+    name = spec
+    if "://" not in spec:
+        spec = hand_model().write(tmp_path / spec)
+    seen = []
+    with open_engine(spec) as engine:
+        assert engine.name == name
+        run(list_source([marks[0](0)]), engine, NullSink(), on_status=seen.append, status_every_s=0)
+    assert {status.engine for status in seen} == {name}
+    assert name not in str(seen[0]), "the command has said it"
+    run_echo(list_source([marks[0](0)]), NullSink(), on_status=seen.append, status_every_s=0)
+    assert seen[-1].engine == "", "an engine of somebody's own need not have a name"
+
+
 def test_frames_labels_and_pictures_belong_together(list_source, marks):
     sink = ListSink()
     images = [marks[0](index, (10 + index, 20)) for index in range(20)]
