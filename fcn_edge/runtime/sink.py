@@ -15,6 +15,7 @@ from ..errors import SinkError, UsageError
 from ..redact import redact
 from .frame import Result
 from .measure import StreamStatus
+from .own_camera import is_own_camera
 
 _EXPECTED = (
     "a video file (.mp4, .mov, .mkv, .avi), a folder, a file of JSON lines (.jsonl), null://, show:// or "
@@ -204,6 +205,13 @@ def _open(text: str, contract: Contract, fps: float, force: bool, split_s: float
 
     if path.suffix.lower() in CODECS:
         return _in_parts(path, split_s, fps, lambda part: VideoSink(part, fps, replaces))
+    if text == "-":
+        raise UsageError(f"sink '-' is unknown, as results do not go to stdout; expected {_EXPECTED}")
+    if is_own_camera(text) and not path.is_dir():
+        raise UsageError(
+            f"sink '{text}' looks like a camera; a stream has one source, run another for it (end a folder's name "
+            "with /)"
+        )
     if re.fullmatch(r"\.[A-Za-z]\w{0,4}", path.suffix) and not path.is_dir() and not text.endswith("/"):
         raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED} (end its name with /)")
     from .sink_folder import FolderSink
