@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from .arguments import count, positive, seconds, share, size
 
 if TYPE_CHECKING:
-    from .runtime import StreamSummary
+    from .runtime import StreamStatus, StreamSummary
+
+STATUS_EVERY_S = 2.0  # what a page is told, however rarely something is said
+_EARLY_S = 0.1
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +56,13 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-reconnects", type=count, metavar="N", help="give a lost camera up after N tries in a row (never)"
+    )
+    parser.add_argument(
+        "--status",
+        type=seconds,
+        default=STATUS_EVERY_S,
+        metavar="TIME",
+        help="say on stderr how it goes every 2s, 1m, ..., and when the connection changes (2s)",
     )
     parser.add_argument("--threads", type=positive, help="CPU threads (one for each physical core)")
     parser.add_argument("--force", action="store_true", help="replace SINK")
@@ -104,8 +114,25 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             sink,
             overlay=overlay,
             max_frames=args.max_frames,
-            on_status=lambda status: say(str(status)),
+            on_status=said_every(args.status, say),
+            status_every_s=min(args.status, STATUS_EVERY_S),
         )
         if source.note:
             say(f"fcn-edge: {source.note}")
     return summary
+
+
+def said_every(every_s: float, say: Callable[[str], None]) -> Callable[[StreamStatus], None]:
+    """What ``run`` is given as ``on_status`` to say one status in ``every_s`` seconds.
+
+    The first is said too, and each whose connection is not as it was when something was last said.
+    """
+    last: StreamStatus | None = None
+
+    def hear(status: StreamStatus) -> None:
+        nonlocal last
+        if last is None or status.link != last.link or status.elapsed_s - last.elapsed_s > every_s - _EARLY_S:
+            last = status
+            say(str(status))
+
+    return hear
