@@ -15,7 +15,9 @@ JOIN_TIMEOUT_S = 2.0
 
 
 class Reader:
-    """Reads a source ahead: from a file no frame is lost, of a live source the newest is kept.
+    """Reads a source ahead in a thread: from a file no frame is lost, of a live source the newest is kept.
+
+    A context manager: it reads from where it is entered to where it is left, which takes 2 s where a camera blocks.
 
     Args:
         source: read by this thread alone until the reader is left; it is not closed.
@@ -41,6 +43,9 @@ class Reader:
 
     def take(self, timeout_s: float) -> tuple[Frame | None, int]:
         """The next frame, or None if there was none in time or the source has ended; and how many were dropped so far.
+
+        Args:
+            timeout_s: how many seconds to wait for one; 0: not at all.
 
         Raises:
             Exception: what the source raised, after the frames before it.
