@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from .arguments import count, positive, seconds, share, size
 if TYPE_CHECKING:
     from .runtime import StreamStatus, StreamSummary
 
-STATUS_EVERY_S = 2.0  # what a page is told, however rarely something is said
+STATUS_EVERY_S = 2.0  # at most from one time that a page is told to the next, however rarely something is said
 _EARLY_S = 0.1
 
 
@@ -42,6 +43,12 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         metavar="TIME",
         help="begin a new video and .jsonl file after 10m, 1h, ..., named by its first frame's time (UTC)",
+    )
+    parser.add_argument(
+        "--every",
+        type=seconds,
+        metavar="TIME",
+        help="work on a camera's frame every 500ms, 1s, ... at most, not on all",
     )
     parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
     parser.add_argument(
@@ -103,7 +110,13 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             rotate=args.rotate or 0,
             skip_unreadable=args.skip_unreadable,
         ) as source,
-        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force, split_s=args.split) as sink,
+        open_sink(
+            sinks,
+            contract=engine.contract,
+            fps=min(source.fps, 1 / args.every) if args.every else source.fps,
+            force=args.force,
+            split_s=args.split,
+        ) as sink,
     ):
         if args.serve:
             say(f"fcn-edge: {url} shows the stream")
@@ -114,8 +127,9 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             sink,
             overlay=overlay,
             max_frames=args.max_frames,
+            every_s=args.every,
             on_status=said_every(args.status, say),
-            status_every_s=min(args.status, STATUS_EVERY_S),
+            status_every_s=args.status / math.ceil(args.status / STATUS_EVERY_S),
         )
         if source.note:
             say(f"fcn-edge: {source.note}")

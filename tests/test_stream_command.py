@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import time
+from pathlib import Path
 from typing import Any
 
+import cv2
+import pytest
+
+from fcn_edge.errors import UsageError
 from fcn_edge.runtime.measure import Link, Meter
 from fcn_edge.stream_command import add_stream_arguments, said_every, stream_from_arguments
 
@@ -45,3 +51,26 @@ def test_a_status_is_said_every_so_often_and_when_the_connection_has_changed() -
 def test_status_is_said_as_often_as_asked_for() -> None:
     said = stream("synthetic://street?size=48x64&frames=40&live=1", "--status", "200ms")  # more than a second
     assert len(times(said)) >= 4
+
+
+def test_a_recording_of_every_so_many_seconds_plays_as_fast_as_they_passed(tmp_path: Path) -> None:
+    started = time.monotonic()
+    stream("synthetic://street?size=48x64&frames=60&live=1", str(tmp_path / "o.mp4"), "--every", "250ms")  # two seconds
+    passed_s = time.monotonic() - started
+    capture = cv2.VideoCapture(str(tmp_path / "o.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == 4
+    assert 6 <= capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 4 * passed_s + 1
+    capture.release()
+
+
+def test_a_recording_plays_no_faster_than_the_camera(tmp_path: Path) -> None:
+    stream("synthetic://street?size=48x64&frames=6&fps=10&live=1", str(tmp_path / "o.mp4"), "--every", "20ms")
+    capture = cv2.VideoCapture(str(tmp_path / "o.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == 10
+    capture.release()
+
+
+def test_frames_of_a_clip_are_not_left_out(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--every"):
+        stream("synthetic://street?size=48x64&frames=6", str(tmp_path / "o.mp4"), "--every", "1s")
+    assert list(tmp_path.iterdir()) == []

@@ -170,6 +170,47 @@ def test_live_source_keeps_the_newest_and_counts_the_rest(list_source, marks):
     assert summary.ended == "source_lost"
 
 
+def test_frames_of_a_camera_that_come_sooner_than_asked_for_are_dropped(list_source, marks):
+    """For a place where a frame a second tells enough; the rest is counted as what a slow engine loses is."""
+    source = list_source([slowly(marks[0](index), 0.005) for index in range(100)], is_live=True)
+    sink = ListSink()
+    summary = run_echo(source, sink, every_s=0.1)
+    captured_s = [result.frame.captured_ns / 1e9 for result in sink.results]
+    assert len(captured_s) >= 4
+    assert all(0.1 <= after - before < 0.5 for before, after in itertools.pairwise(captured_s))
+    assert [result.dropped for result in sink.results[1:]] == [
+        after.frame.index - before.frame.index - 1 for before, after in itertools.pairwise(sink.results)
+    ]
+    assert (summary.frames_in, summary.frames_out) == (100, len(sink.results))
+
+
+def test_frames_that_are_left_out_count_as_given_before_the_next_result(list_source, marks):
+    seen = []
+    source = list_source([slowly(marks[0](0), 0.005) for _ in range(100)], is_live=True)
+    run_echo(source, NullSink(), every_s=3600.0, on_status=seen.append, status_every_s=0.1)
+    assert {status.frames_out for status in seen} == {1}
+    assert seen[-1].frames_in >= 20
+    assert seen[-1].fps_in > 20
+
+
+def test_a_slow_engine_gets_the_newest_frame_that_is_due(list_source, marks):
+    source = list_source([slowly(marks[0](0), 0.005) for _ in range(100)], is_live=True)
+    sink = ListSink()
+    summary = run(source, EchoEngine(delay_s=0.1), sink, every_s=0.05)
+    assert len(sink.results) >= 4
+    assert summary.age_ms.p50 < 100 + 40
+
+
+def test_of_what_loses_no_frame_none_is_left_out(list_source, marks):
+    sink = ListSink()
+    with pytest.raises(UsageError, match="list loses no frame"):
+        run_echo(list_source([marks[0](0)]), sink, every_s=1.0)
+    assert (sink.results, sink.kept) == ([], None)
+    for every_s in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="makes no sense"):
+            run_echo(list_source([marks[0](0)], is_live=True), sink, every_s=every_s)
+
+
 def test_slow_engine_loses_no_frame_of_a_file(list_source, marks):
     summary = run(list_source([marks[0](0)] * 10), EchoEngine(delay_s=0.01), NullSink())
     assert (summary.frames_out, summary.dropped) == (10, 0)
