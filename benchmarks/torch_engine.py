@@ -95,4 +95,6 @@ def open_torch_engine(checkpoint: Path, threads: int | None = None, device: str 
         raise MissingError("torch sees no CUDA GPU on this machine; use device cpu, or a torch built for CUDA")
     model, contract = model_from_checkpoint(checkpoint)
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return TorchEngine(model, contract, torch.device(kind), threads or physical_cores())
+    engine = TorchEngine(model, contract, torch.device(kind), threads or physical_cores())
+    engine.name = checkpoint.name
+    return engine

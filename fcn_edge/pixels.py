@@ -108,21 +108,29 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     write_atomically(path, data.tobytes())
 
 
-def require_array(image_bgr: object) -> None:
-    """Refuse as a frame what is no NumPy array, such as a Pillow image, whose colours stand the other way round.
+def require_frame(image_bgr: object) -> None:
+    """Refuse what is no frame, such as a Pillow image, whose colours stand the other way round, or an array of floats.
 
     Raises:
-        UsageError: if it is none; with what makes it one.
+        UsageError: if it is none, or not uint8 ``[height, width]`` or ``[height, width, 1, 3 or 4]`` with pixels in it.
     """
-    if isinstance(image_bgr, np.ndarray):
-        return
+    if not isinstance(image_bgr, np.ndarray):
+        raise _no_array(image_bgr)
+    shape = list(image_bgr.shape)
+    if image_bgr.dtype != np.uint8 or image_bgr.ndim not in (2, 3) or image_bgr.size == 0:
+        raise UsageError(f"frame is {image_bgr.dtype} {shape}; expected uint8 [height, width, 3] in BGR order")
+    if image_bgr.ndim == 3 and shape[2] not in (1, 3, 4):
+        raise UsageError(f"frame has {shape[2]} channels; expected 3 in BGR order (1 and 4 are converted)")
+
+
+def _no_array(image_bgr: object) -> UsageError:
     kind = type(image_bgr)
     remedy = "read a file with cv2.imread, which gives None for one that it cannot read"
     if hasattr(kind, "shape"):
         remedy = "pass np.asarray(frame)"
     elif hasattr(kind, "__array_interface__"):
         remedy = "a PIL image is RGB; pass np.asarray(image)[..., ::-1]"
-    raise UsageError(
+    return UsageError(
         f"frame is of type {kind.__name__}; expected a NumPy array, uint8 [height, width, 3] in BGR order: {remedy}"
     )
 
@@ -141,13 +149,9 @@ def fit_image(image_bgr: NDArray[Any], size_hw: tuple[int, int]) -> Image:
     Raises:
         UsageError: if the frame is no array, has another type, shape or no pixels.
     """
-    require_array(image_bgr)
+    require_frame(image_bgr)
     image = np.asarray(image_bgr)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
-        raise UsageError(f"frame is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3] in BGR order")
     channels = 1 if image.ndim == 2 else image.shape[2]
-    if channels not in (1, 3, 4):
-        raise UsageError(f"frame has {channels} channels; expected 3 in BGR order (1 and 4 are converted)")
     if channels != 3 or image.shape[:2] != tuple(size_hw):
         cv2 = require_cv2()
         if channels == 1:

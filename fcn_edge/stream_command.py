@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .arguments import count, positive, seconds, share, size
 
 if TYPE_CHECKING:
-    from .runtime import StreamSummary
+    from .runtime import StreamStatus, StreamSummary
+
+STATUS_EVERY_S = 2.0  # at most from one time that a page is told to the next, however rarely something is said
+_EARLY_S = 0.1
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +44,12 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="begin a new video and .jsonl file after 10m, 1h, ..., named by its first frame's time (UTC)",
     )
+    parser.add_argument(
+        "--every",
+        type=seconds,
+        metavar="TIME",
+        help="work on a camera's frame every 500ms, 1s, ... at most, not on all",
+    )
     parser.add_argument("--max-frames", type=positive, metavar="N", help="end after N frames")
     parser.add_argument(
         "--fps", type=float, help="rate to play at (the video's own; 15 for images), to ask of a camera"
@@ -53,6 +63,13 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-reconnects", type=count, metavar="N", help="give a lost camera up after N tries in a row (never)"
+    )
+    parser.add_argument(
+        "--status",
+        type=seconds,
+        default=STATUS_EVERY_S,
+        metavar="TIME",
+        help="say on stderr how it goes every 2s, 1m, ..., and when the connection changes (2s)",
     )
     parser.add_argument("--threads", type=positive, help="CPU threads (one for each physical core)")
     parser.add_argument("--force", action="store_true", help="replace SINK")
@@ -93,7 +110,13 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             rotate=args.rotate or 0,
             skip_unreadable=args.skip_unreadable,
         ) as source,
-        open_sink(sinks, contract=engine.contract, fps=source.fps, force=args.force, split_s=args.split) as sink,
+        open_sink(
+            sinks,
+            contract=engine.contract,
+            fps=min(source.fps, 1 / args.every) if args.every else source.fps,
+            force=args.force,
+            split_s=args.split,
+        ) as sink,
     ):
         if args.serve:
             say(f"fcn-edge: {url} shows the stream")
@@ -104,8 +127,26 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             sink,
             overlay=overlay,
             max_frames=args.max_frames,
-            on_status=lambda status: say(str(status)),
+            every_s=args.every,
+            on_status=said_every(args.status, say),
+            status_every_s=args.status / math.ceil(args.status / STATUS_EVERY_S),
         )
         if source.note:
             say(f"fcn-edge: {source.note}")
     return summary
+
+
+def said_every(every_s: float, say: Callable[[str], None]) -> Callable[[StreamStatus], None]:
+    """What ``run`` is given as ``on_status`` to say one status in ``every_s`` seconds.
+
+    The first is said too, and each whose connection is not as it was when something was last said.
+    """
+    last: StreamStatus | None = None
+
+    def hear(status: StreamStatus) -> None:
+        nonlocal last
+        if last is None or status.link != last.link or status.elapsed_s - last.elapsed_s > every_s - _EARLY_S:
+            last = status
+            say(str(status))
+
+    return hear

@@ -12,6 +12,7 @@ from .engine import Engine, open_engine
 from .frame import Frame, Result
 from .measure import StreamStatus, StreamSummary
 from .overlay import Overlay
+from .reader import Reader
 from .sink import Sink, open_sink
 from .source import Source, open_source
 from .stream import run
@@ -20,6 +21,7 @@ __all__ = [
     "Engine",
     "Frame",
     "Overlay",
+    "Reader",
     "Result",
     "Sink",
     "Source",

@@ -29,12 +29,14 @@ class Engine(abc.ABC):
 
     Attributes:
         contract: what it expects and what its answers mean.
+        name: what was opened: a file's name without its folders, or that of a shipped model; empty where it has none.
         backend: what runs it, such as ``openvino``.
         precision: ``fp32``, ``fp16`` or ``int8``: a property of the file.
         stages_ms: milliseconds of the last :meth:`infer` by stage: ``resize``, ``network``, ``head``, ``restore``; the
             last of any thread, and what it waited for another thread's frame is in none of them.
     """
 
+    name: str = ""
     backend: str
     _in_use: contextlib.AbstractContextManager[None] = contextlib.nullcontext()  # entered for each frame
 
@@ -114,14 +116,9 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
         from .engine_echo import open_echo
 
         return open_echo(str(model))
-    path = _path(str(model))
-    if path.suffix == ".engine":
-        from .engine_tensorrt import TensorRtEngine
-
-        return TensorRtEngine(path)
-    from .engine_openvino import OpenVinoEngine
-
-    return OpenVinoEngine(path, threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
+    engine = _open(_path(str(model)), threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
+    engine.name = Path(model).name
+    return engine
 
 
 def check_labels(labels: Labels, size_hw: tuple[int, int], num_classes: int) -> None:
@@ -155,6 +152,16 @@ def require_known(model: str, endings: Sequence[str]) -> None:
             f"model '{redact(model)}' is unknown; expected a file that ends in {', '.join(endings[:-1])} or "
             f"{endings[-1]}, or a model that ships with this release ({', '.join(shipped)})"
         )
+
+
+def _open(path: Path, threads: int, precision_hint: str) -> Engine:
+    if path.suffix == ".engine":
+        from .engine_tensorrt import TensorRtEngine
+
+        return TensorRtEngine(path)
+    from .engine_openvino import OpenVinoEngine
+
+    return OpenVinoEngine(path, threads, precision_hint)
 
 
 def _path(model: str) -> Path:

@@ -55,4 +55,6 @@ def open_echo(spec: str) -> EchoEngine:
     found = re.fullmatch(r"echo://(?:\?delay_ms=(\d{1,5}))?", spec)
     if not found:
         raise UsageError(f"model '{spec}' is unknown; expected echo:// or echo://?delay_ms=20")
-    return EchoEngine(delay_s=int(found[1] or 0) / 1e3)
+    engine = EchoEngine(delay_s=int(found[1] or 0) / 1e3)
+    engine.name = spec
+    return engine

@@ -22,43 +22,51 @@ class _Entry:
     text: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """The legend at one picture size: uint8 ``[rows, width, 3]`` and where it is not black; None: no room for any."""
+
+    size_hw: tuple[int, int]
+    panel: Image | None = None
+    inked: Image | None = None
+
+
 class Legend:
     """Swatches and class names in rows along the lower edge; laid out once for each picture size.
 
     Where not all classes fit into a quarter of the height the text shrinks, then the last classes are left out and
-    counted (``+7``); a picture too small for any text gets none.
+    counted (``+7``); a picture too small for any text gets none. Threads may share one.
     """
 
     def __init__(self, contract: Contract) -> None:
         self._names = contract.class_names
         self._palette_bgr = [(blue, green, red) for red, green, blue in contract.palette]
-        self._size_hw = (0, 0)
-        self._panel: Image | None = None
-        self._inked: Image | None = None
+        self._layout = _Layout((0, 0))
 
     def draw_on(self, picture_bgr: Image) -> None:
         """Draw into uint8 ``[height, width, 3]``, in place."""
         height, width = picture_bgr.shape[:2]
-        if (height, width) != self._size_hw:
-            self._size_hw = (height, width)
-            self._lay_out(height, width)
-        if self._panel is None or self._inked is None:
+        layout = self._layout  # read once: another thread may replace it by one of another size
+        if (height, width) != layout.size_hw:
+            layout = self._layout = self._lay_out(height, width)
+        if layout.panel is None or layout.inked is None:
             return
         cv2 = require_cv2()
-        region = picture_bgr[height - self._panel.shape[0] :]
+        region = picture_bgr[height - layout.panel.shape[0] :]
         cv2.convertScaleAbs(region, region, _BACKDROP, 0)
-        cv2.copyTo(self._panel, self._inked, region)
+        cv2.copyTo(layout.panel, layout.inked, region)
 
-    def _lay_out(self, height: int, width: int) -> None:
+    def _lay_out(self, height: int, width: int) -> _Layout:
         """Choose the largest text with which all classes fit, else as many as fit with the smallest."""
-        self._panel = self._inked = None
         largest = min(max(height // 45, _MIN_TEXT_PX), _MAX_TEXT_PX)
         for text_px in range(largest, _MIN_TEXT_PX - 1, -1):
             entries = self._place(text_px, width, int(height * _MAX_SHARE))
             if len(entries) == len(self._names) and all(entry.class_id >= 0 for entry in entries):
                 break
-        if entries:
-            self._paint(entries, text_px, width)
+        if not entries:
+            return _Layout((height, width))
+        panel = self._paint(entries, text_px, width)
+        return _Layout((height, width), panel, (panel.max(2) > 0).astype(np.uint8))
 
     def _place(self, text_px: int, width: int, max_height: int) -> list[_Entry]:
         """Where each entry stands, row by row; those that do not fit are left out and counted in the last one."""
@@ -86,20 +94,20 @@ class Legend:
             entries = entries[:-1]
         return []
 
-    def _paint(self, entries: list[_Entry], text_px: int, width: int) -> None:
+    def _paint(self, entries: list[_Entry], text_px: int, width: int) -> Image:
         cv2 = require_cv2()
         rows = entries[-1].row + 1
-        self._panel = np.zeros((rows * _row_px(text_px) + text_px, width, 3), np.uint8)
+        panel: Image = np.zeros((rows * _row_px(text_px) + text_px, width, 3), np.uint8)
         for entry in entries:
             top = text_px * 3 // 4 + entry.row * _row_px(text_px)
             x = entry.x
             if entry.class_id >= 0:
                 right, bottom = x + text_px * 3 // 2, top + text_px + text_px // 4
-                cv2.rectangle(self._panel, (x, top), (right, bottom), self._palette_bgr[entry.class_id], cv2.FILLED)
-                cv2.rectangle(self._panel, (x, top), (right, bottom), (235, 235, 235), 1)
+                cv2.rectangle(panel, (x, top), (right, bottom), self._palette_bgr[entry.class_id], cv2.FILLED)
+                cv2.rectangle(panel, (x, top), (right, bottom), (235, 235, 235), 1)
                 x = right + text_px // 2
-            _put_text(self._panel, entry.text, (x, top + text_px), text_px)
-        self._inked = (self._panel.max(2) > 0).astype(np.uint8)
+            _put_text(panel, entry.text, (x, top + text_px), text_px)
+        return panel
 
 
 def _row_px(text_px: int) -> int:

@@ -95,6 +95,7 @@ class StreamStatus:
         latency_p95_ms: of the engine, or None.
         age_p95_ms: from capture to sink, or None.
         link: how the source is connected.
+        engine: name of the engine, such as its file's; empty if it has none.
     """
 
     source: str
@@ -108,6 +109,7 @@ class StreamStatus:
     latency_p95_ms: float | None
     age_p95_ms: float | None
     link: Link
+    engine: str = ""
 
     def __str__(self) -> str:
         of = f"/{self.frame_count}" if self.frame_count else ""
@@ -160,10 +162,12 @@ class Meter:
     Args:
         source: name of the source.
         frame_count: frames that it has, or None.
+        engine: name of the engine.
     """
 
-    def __init__(self, source: str, frame_count: int | None) -> None:
+    def __init__(self, source: str, frame_count: int | None, engine: str = "") -> None:
         self._source = source
+        self._engine = engine
         self._frame_count = frame_count
         self._started_s = self._status_s = self._last_s = time.monotonic()
         self.frames_out = 0
@@ -206,6 +210,7 @@ class Meter:
             latency_p95_ms=self._recent_latency.percentile(95),
             age_p95_ms=self._recent_age.percentile(95),
             link=link,
+            engine=self._engine,
         )
         self._status_s, self._status_in, self._status_out = now, frames_in, self.frames_out
         self._recent_latency, self._recent_age = Latencies(), Latencies()

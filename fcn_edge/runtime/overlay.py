@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from ..contract import Contract
 from ..errors import UsageError
-from ..pixels import Image, Labels, fit_image, require_array, require_cv2
+from ..pixels import Image, Labels, fit_image, require_cv2, require_frame
 from .legend import Legend
 
 MODES = ("overlay", "mask", "both")
 
 
 class Overlay:
-    """Paints each class in its colour of the contract; ids that are no class stay black.
+    """Paints each class in its colour of the contract; ids that are no class stay black. Threads may share one.
 
     Args:
         contract: class names and palette.
@@ -50,10 +50,14 @@ class Overlay:
             uint8 ``[height, width, 3]`` BGR, or ``[height, 2 * width, 3]`` for ``both``, in memory of its own.
 
         Raises:
-            UsageError: if the two differ in size or are of another type.
+            UsageError: if the two differ in size or are of another type or shape.
         """
-        require_array(frame_bgr)
+        require_frame(frame_bgr)
         height, width = frame_bgr.shape[:2]
+        if not isinstance(labels, np.ndarray):
+            raise UsageError(
+                f"labels are of type {type(labels).__name__}; expected a NumPy array, uint8 [{height}, {width}]"
+            )
         if labels.dtype != np.uint8 or labels.shape != (height, width):
             raise UsageError(
                 f"labels are {labels.dtype} {list(labels.shape)}; expected uint8 [{height}, {width}], as the frame"

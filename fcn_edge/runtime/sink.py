@@ -15,11 +15,13 @@ from ..errors import SinkError, UsageError
 from ..redact import redact
 from .frame import Result
 from .measure import StreamStatus
+from .own_camera import is_own_camera
 
 _EXPECTED = (
     "a video file (.mp4, .mov, .mkv, .avi), a folder, a file of JSON lines (.jsonl), null://, show:// or "
     "serve://HOST:PORT"
 )
+MAX_FPS = 1000
 _Sink = TypeVar("_Sink", bound="Sink")  # typing.Self needs Python 3.11
 
 
@@ -138,7 +140,7 @@ def open_sink(
             (a line with the share of each class for each frame), ``null://``, ``show://`` (a window),
             ``serve://HOST:PORT`` (a page in the browser), or several of them.
         contract: what the labels mean; window, page and lines name classes or model by it.
-        fps: rate at which a video plays.
+        fps: rate at which a video plays, more than 0 and at most 1000.
         force: whether what exists may be overwritten.
         split_s: begin a new video and ``.jsonl`` file after so many seconds, each named by the time that it begins at;
             None: one file from start to end.
@@ -148,11 +150,16 @@ def open_sink(
         refuses further results.
 
     Raises:
-        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if
-            ``split_s`` is less than 1, or there is no file to split.
+        UsageError: if ``spec`` means nothing, exists and ``force`` is not given, or names one file twice; if ``fps``
+            is out of range or ``split_s`` less than 1, or there is no file to split.
         MissingError: if OpenCV is missing or has no window to show, or the page's web server is missing.
         SinkError: if the name cannot be looked up; a place that takes no files is told with the first result.
     """
+    if not 0 < fps <= MAX_FPS:  # which a NaN is not
+        raise UsageError(
+            f"a sink cannot play at {fps} frames a second; give more than 0 and at most {MAX_FPS}, as the fps of a "
+            "source is (OpenCV tells 0 where it knows no rate)"
+        )
     specs = [spec] if isinstance(spec, (str, Path)) else list(spec)
     places = [os.path.realpath(one) for one in specs if "://" not in str(one)]
     twice = next((place for place in places if places.count(place) > 1), None)
@@ -198,6 +205,13 @@ def _open(text: str, contract: Contract, fps: float, force: bool, split_s: float
 
     if path.suffix.lower() in CODECS:
         return _in_parts(path, split_s, fps, lambda part: VideoSink(part, fps, replaces))
+    if text == "-":
+        raise UsageError(f"sink '-' is unknown, as results do not go to stdout; expected {_EXPECTED}")
+    if is_own_camera(text) and not path.is_dir():
+        raise UsageError(
+            f"sink '{text}' looks like a camera; a stream has one source, run another for it (end a folder's name "
+            "with /)"
+        )
     if re.fullmatch(r"\.[A-Za-z]\w{0,4}", path.suffix) and not path.is_dir() and not text.endswith("/"):
         raise UsageError(f"sink {text} would be a {path.suffix} file; expected {_EXPECTED} (end its name with /)")
     from .sink_folder import FolderSink

@@ -57,6 +57,7 @@ class PageSink(Sink):
         self._picture: tuple[int, bytes] = (0, b"")
         self._shares: list[float] = []
         self._status: StreamStatus | None = None
+        self._told_s: float | None = None
         self._drawn_s = self._shared_s = 0.0
         host, port = _host_and_port(address)
         self._server = _server(Guard(self._app(), host))
@@ -72,7 +73,7 @@ class PageSink(Sink):
         return self._viewers > 0 and time.monotonic() - self._drawn_s >= PICTURE_EVERY_S
 
     def write(self, result: Result) -> None:
-        """Encode the picture, if there is one and somebody looks on; now and then count the classes.
+        """Encode the picture, if there is one and somebody looks on; each second count the classes.
 
         Raises:
             SinkError: if the sink is closed.
@@ -85,13 +86,14 @@ class PageSink(Sink):
             if found:
                 self._picture = (self._picture[0] + 1, jpeg.tobytes())
             self._drawn_s = now
-        if self._viewers and now - self._shared_s >= SHARES_EVERY_S:
+        if now - self._shared_s >= SHARES_EVERY_S:
             self._shares = [round(share, 4) for share in class_shares(result.labels, self._contract.num_classes)]
             self._shared_s = now
 
     def tell(self, status: StreamStatus) -> None:
         """Keep the numbers for whoever asks."""
         self._status = status
+        self._told_s = time.monotonic()
 
     def close(self, keep: bool = True) -> None:
         """Let viewers see the end and stop serving."""
@@ -130,11 +132,13 @@ class PageSink(Sink):
         return app
 
     def _numbers(self) -> dict[str, Any]:
+        is_away = self._status is not None and self._status.link.state != "running"
         unknown = [None] * self._contract.num_classes
-        shares: Sequence[float | None] = (self._viewers and self._shares) or unknown  # those of now, or none
+        shares: Sequence[float | None] = (not is_away and self._shares) or unknown  # those of now, or none
         return {
             "model": self._contract.model,
             "status": self._status and _status_fields(self._status),
+            "told_s_ago": None if self._told_s is None else round(time.monotonic() - self._told_s, 1),
             "viewers": self._viewers,
             "classes": [
                 {"name": name, "rgb": rgb, "share": share}
@@ -149,7 +153,7 @@ class PageSink(Sink):
         """
         shown, sent_s = 0, math.inf
         if not self._viewers:  # what is there is of when somebody last looked on
-            shown, self._shares, self._shared_s = self._picture[0], [], 0.0
+            shown = self._picture[0]
         self._viewers += 1
         try:
             yield f"--{_BOUNDARY}\r\n".encode()
@@ -168,7 +172,7 @@ class PageSink(Sink):
 
 def _status_fields(status: StreamStatus) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(status)
-    fields["source"] = unicode_text(status.source)
+    fields |= {"source": unicode_text(status.source), "engine": unicode_text(status.engine)}
     return fields
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import glob
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,10 @@ from ..pixels import IMAGE_SUFFIXES, Image, turned
 from ..redact import redact
 from .frame import Frame
 from .measure import Link
+from .own_camera import is_own_camera
 
 ROTATIONS = (90, 180, 270)
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
-_DEVICE = r"/dev/video\d+"
-_OWN_CAMERA = rf"\d+|{_DEVICE}|/dev/v4l/.+|(?i:csi)://.*"
 _Source = TypeVar("_Source", bound="Source")  # typing.Self needs Python 3.11
 _EXPECTED = (
     "a video file, a folder or glob of images, a camera (0, /dev/video0, csi://0, rtsp://...), synthetic://street"
@@ -131,7 +129,7 @@ def open_source(
     if rotate not in (0, *ROTATIONS):
         raise UsageError(f"frames cannot be turned by {rotate} degrees; give one of {', '.join(map(str, ROTATIONS))}")
     text = _from_environment(str(spec))
-    if _is_own_camera(text):
+    if is_own_camera(text):
         from .source_video import open_camera
 
         source = open_camera(text, max_reconnects, camera_size_hw, fps)
@@ -149,13 +147,6 @@ def open_source(
     if rotate:
         source.rotate(rotate)
     return source
-
-
-def _is_own_camera(text: str) -> bool:
-    """Whether it is a camera on this machine: by number, device, sensor, or a link that udev has made to a device."""
-    if re.fullmatch(_OWN_CAMERA, text):
-        return True
-    return "\0" not in text and re.fullmatch(_DEVICE, os.path.realpath(text)) is not None
 
 
 def _from_environment(text: str) -> str:

@@ -45,6 +45,7 @@ class CaptureSource(Source):
         cv2 = require_cv2()
         self._capture = capture
         self._in_use = threading.Lock()
+        self._is_closed = False
         self._seen_s = 0.0
         self._first = self._grab()
         if self._first is None:
@@ -63,12 +64,14 @@ class CaptureSource(Source):
         self._declared_s = count / declared if usable else math.inf
 
     def read(self) -> Frame | None:
-        """The next frame, or None when the file has ended or the camera gives no more.
+        """The next frame, or None when the file has ended, the camera gives no more or the source is closed.
 
         Raises:
             SourceError: if the server of a file on the network is lost.
         """
         image, self._first = (self._first if self._first is not None else self._grab()), None
+        if self._is_closed:
+            return None
         if image is not None:
             return self._frame(image)
         if self.is_live:
@@ -87,6 +90,7 @@ class CaptureSource(Source):
 
     def close(self) -> None:
         """Release the capture; one that another thread is blocked in is left behind: to release it would crash."""
+        self._is_closed = True
         if self._in_use.acquire(timeout=CLOSE_TIMEOUT_S):
             self._capture.release()
             self._in_use.release()

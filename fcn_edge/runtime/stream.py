@@ -28,6 +28,7 @@ def run(
     *,
     overlay: Overlay | None = None,
     max_frames: int | None = None,
+    every_s: float | None = None,
     on_status: Callable[[StreamStatus], None] | None = None,
     status_every_s: float = 2.0,
     stop: threading.Event | None = None,
@@ -46,6 +47,8 @@ def run(
         overlay: what draws the pictures; None: an :class:`Overlay` as it comes.
         max_frames: how many results to make at most; the few frames that were read ahead then go, so a second call on
             the same file begins behind them.
+        every_s: work on a frame of a camera every so many seconds at most; those between count as dropped. A video sink
+            then wants an ``fps`` of at most ``1 / every_s``, lest it play too fast.
         on_status: called about every ``status_every_s`` seconds, as is the sink's ``tell``.
         status_every_s: seconds between two of these calls.
         stop: ends the stream once it is set, as a signal does; for a stream in a thread, which no signal reaches.
@@ -55,15 +58,17 @@ def run(
         loop over several streams has to look at that. A handler of the caller's own is called behind the clean end.
 
     Raises:
-        UsageError: if ``max_frames`` is less than 1.
+        UsageError: if ``max_frames`` is less than 1, or ``every_s`` is not more than 0 or the source loses no frame.
         Exception: what source, engine, overlay, sink or ``on_status`` raised; it ends the stream at once. A
             SourceError brings the ``summary`` of the frames before.
     """
-    if max_frames is not None and max_frames < 1:
+    if max_frames is not None and not max_frames >= 1:  # which a NaN is not
         raise UsageError(f"a stream of {max_frames} frames makes no sense; give at least 1")
     overlay = overlay or Overlay(engine.contract)
-    meter = Meter(source.name, source.frame_count)
-    with _noted_signals() as signals, _closing(sink, source.is_live, signals), Reader(source) as reader:
+    meter = Meter(source.name, source.frame_count, engine.name)
+    reader = Reader(source, every_s)
+    dropped_before = 0
+    with _noted_signals() as signals, _closing(sink, source.is_live, signals), reader:
         sink.tell(meter.status(source.link))
         while True:
             try:
@@ -71,6 +76,7 @@ def run(
             except SourceError as exc:
                 exc.summary = meter.summary("source_lost", source.link) if meter.frames_out else None
                 raise
+            meter.dropped = dropped
             if signals.noted or (stop is not None and stop.is_set()) or sink.wants_stop:
                 ended = "signal"
                 break
@@ -81,13 +87,14 @@ def run(
                 check_labels(labels, frame.image_bgr.shape[:2], engine.contract.num_classes)
                 picture = overlay.draw(frame.image_bgr, labels) if sink.needs_picture else None
                 with signals.held():
-                    sink.write(Result(frame, labels, picture, dropped - meter.dropped))
-                meter.dropped = dropped
+                    sink.write(Result(frame, labels, picture, dropped - dropped_before))
+                dropped_before = dropped
                 meter.add(frame, latency_s)
             elif reader.has_ended:
+                _, meter.dropped = reader.take(0)  # some may have come since
                 ended = "source_lost" if source.is_live and source.frame_count is None else "eof"
                 break
-            if meter.frames_out == max_frames:
+            if max_frames is not None and meter.frames_out >= max_frames:
                 ended = "limit"
                 break
             if meter.seconds_since_status() >= status_every_s:

@@ -82,6 +82,7 @@ def test_a_missing_gpu_is_named(small_checkpoint, monkeypatch):
     with pytest.raises(MissingError, match="no CUDA GPU"):
         open_torch_engine(small_checkpoint, device="cuda")
     with open_torch_engine(small_checkpoint) as engine:  # auto falls back
+        assert engine.name == small_checkpoint.name
         assert engine.gpu_mib is None
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -84,15 +86,46 @@ def test_legend_follows_the_size(contract):
         np.testing.assert_array_equal(overlay.draw(frame, labels), Overlay(contract).draw(frame, labels))
 
 
+def test_threads_that_share_an_overlay_draw_what_each_would_alone(contract):
+    """Cameras of different sizes: the legend of one must not be drawn for another's, half made as it may be."""
+    overlay, sizes = Overlay(contract), [(40 + 8 * number, 64 + 8 * number) for number in range(24)]
+    expected = {size_hw: Overlay(contract).draw(*scene(size_hw)) for size_hw in sizes}
+
+    def wrong(seed):
+        order = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), 20))
+        return [
+            sizes[number]
+            for number in order
+            if not np.array_equal(overlay.draw(*scene(sizes[number])), expected[sizes[number]])
+        ]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert [*pool.map(wrong, range(4))] == [[]] * 4
+    finally:
+        sys.setswitchinterval(before)
+
+
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 1), (40, 60, 4)])
 def test_grey_and_bgra_frames(contract, shape):
     assert Overlay(contract).draw(np.zeros(shape, np.uint8), np.zeros((40, 60), np.uint8)).shape == (40, 60, 3)
 
 
-@pytest.mark.parametrize("labels", [np.zeros((3, 4), np.uint8), np.zeros((4, 4), np.int64)])
+@pytest.mark.parametrize("labels", [np.zeros((3, 4), np.uint8), np.zeros((4, 4), np.int64), None, [[0] * 4] * 4])
 def test_labels_that_do_not_fit_are_refused(contract, labels):
     with pytest.raises(UsageError, match="labels"):
         Overlay(contract).draw(np.zeros((4, 4, 3), np.uint8), labels)
+
+
+@pytest.mark.parametrize("mode", ["overlay", "mask", "both"])
+@pytest.mark.parametrize(
+    "frame", [np.zeros(4, np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_frames_that_are_none_are_refused_in_each_mode(contract, frame, mode):
+    with pytest.raises(UsageError, match="frame"):
+        Overlay(contract, mode=mode).draw(frame, np.zeros(frame.shape[:2], np.uint8))
 
 
 @pytest.mark.parametrize("options", [{"opacity": -0.1}, {"opacity": 1.5}, {"opacity": float("nan")}, {"mode": "heat"}])

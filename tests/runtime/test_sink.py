@@ -108,6 +108,15 @@ def test_any_rate_can_be_written(opened, tmp_path, marks, read_video, fps):
     assert len(read_video(tmp_path / "o.mp4")) == 2
 
 
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("inf"), float("nan"), 1001])
+@pytest.mark.parametrize("spec", ["null://", "o.mp4", "o.jsonl"])
+def test_a_rate_at_which_nothing_plays_is_refused(opened, tmp_path, fps, spec):
+    """A capture of OpenCV's that knows no rate says 0."""
+    for split_s in (None, 1.0):
+        with pytest.raises(UsageError, match=rf"at {fps} frames a second; give more than 0 and at most 1000"):
+            opened(spec if "://" in spec else tmp_path / spec, fps=fps, split_s=split_s)
+
+
 def test_interrupted_recording_is_kept_and_a_failed_one_is_not(opened, tmp_path, marks, read_video):
     for error, kept in ((KeyboardInterrupt, 1), (RuntimeError, 0)):
         path = tmp_path / error.__name__ / "o.mp4"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 
 import cv2
 import numpy as np
@@ -68,6 +69,32 @@ def test_one_file_given_twice_is_refused(opened, tmp_path, monkeypatch, names):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=rf"{tmp_path}/.* is given as two sinks"):
         opened([*names, "null://"], force=True)
+
+
+@pytest.mark.parametrize("name", ["1", "/dev/video7", "/dev/v4l/by-id/usb-cam-index0"])
+def test_a_second_camera_is_no_folder(opened, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"sink '{name}' looks like a camera; a stream has one source"):
+        opened(["null://", name], force=True)
+    for number, folder in enumerate(("1/", "./1", tmp_path / "2027")):
+        with opened(folder, force=True) as sink:
+            sink.write(result(number, np.zeros((4, 4, 3), np.uint8)))
+    assert [len(list((tmp_path / made).iterdir())) for made in ("1", "2027")] == [4, 2]
+    opened("1", force=True).close()  # that is there and can be no camera
+
+
+def test_standard_output_is_no_folder(opened):
+    with pytest.raises(UsageError, match="sink '-' is unknown, as results do not go to stdout"):
+        opened("-")
+
+
+def test_lines_go_to_another_program_through_a_named_pipe(opened, tmp_path, marks):
+    os.mkfifo(tmp_path / "p.jsonl")
+    with subprocess.Popen(["cat", tmp_path / "p.jsonl"], stdout=subprocess.PIPE) as reading:
+        with opened(tmp_path / "p.jsonl", force=True) as sink:
+            sink.write(result(7, marks[0](0)))
+        assert json.loads(reading.stdout.read())["frame"] == 7
+    assert (tmp_path / "p.jsonl").is_fifo()
 
 
 def test_names_that_the_system_refuses_end_in_a_sentence(opened, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -135,19 +136,69 @@ def test_shares_of_the_classes(page, address):
     assert shares == again == [0.75, 0.0, 0.25, 0.0]
 
 
-def test_who_comes_later_sees_nothing_of_an_earlier_time(page, address):
-    def shares():
-        return {one["share"] for one in json.loads(get(address, "status.json")[0])["classes"]}
+def shares_of(address):
+    return [one["share"] for one in json.loads(get(address, "status.json")[0])["classes"]]
 
+
+def test_shares_of_the_classes_need_no_viewer_and_no_picture(page, address):
+    """A program that asks for the numbers alone, however rarely, such as a home's or a plant's."""
+    page.write(dataclasses.replace(result(), picture_bgr=None))
+    assert shares_of(address) == [1.0, 0.0, 0.0, 0.0]
+    page.write(result(labels=np.ones((48, 64), np.uint8)))
+    assert shares_of(address) == [1.0, 0.0, 0.0, 0.0], "the next are due in a second"
+    page._shared_s = 0.0
+    page.write(result(labels=np.ones((48, 64), np.uint8)))
+    assert shares_of(address) == [0.0, 1.0, 0.0, 0.0]
+    assert (page.needs_picture, page._picture) == (False, (0, b""))
+
+
+def test_shares_are_not_shown_while_the_camera_is_away(page, address):
+    meter = Meter("cam", None)
+    page.write(result())
+    page.tell(meter.status(Link("reconnecting", 0, 1)))
+    assert shares_of(address) == [None] * 4
+    page.tell(meter.status(Link("running", 1, 1)))
+    assert shares_of(address) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_one_question_tells_that_a_stream_hangs(page, address):
+    def told_s_ago():
+        return json.loads(get(address, "status.json")[0])["told_s_ago"]
+
+    assert told_s_ago() is None
+    page.tell(Meter("cam", None).status(Link()))
+    assert 0 <= told_s_ago() < 5
+    page._told_s -= 60
+    assert 60 <= told_s_ago() < 65
+
+
+@pytest.mark.parametrize(
+    ("told_s_ago", "shown"),
+    [(2.04, ["running", "running"]), (None, ["running", "running"]), (12.6, ["no news for 13 s", "failed"])],
+)
+def test_the_page_says_that_a_stream_hangs(told_s_ago, shown):
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    page = sink_page._PAGE.read_text(encoding="utf-8")
+    (function,) = re.findall(r"const stateOf = .*?;\n", page, re.DOTALL)
+    news = json.dumps({"told_s_ago": told_s_ago, "status": {"link": {"state": "running"}}})
+    script = f"{function} console.log(JSON.stringify(stateOf({news})))"
+    answer = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout) == shown
+
+
+def test_the_numbers_tell_which_model_runs(page, address):
+    """Two files of one network have the same contract."""
+    page.tell(Meter("cam", None, os.fsdecode(b"stra\xff-7.onnx")).status(Link()))
+    assert json.loads(get(address, "status.json")[0])["status"]["engine"] == "stra?-7.onnx"
+
+
+def test_who_comes_later_sees_no_picture_of_an_earlier_time(page, address):
     with looking_on(page, address):
         page.write(result(level=50))
-        assert shares() != {None}
-    assert shares() == {None}
     with looking_on(page, address) as answer:
-        assert shares() == {None}
         page._drawn_s = 0.0
         page.write(result(level=200))
-        assert shares() != {None}
         for _ in range(2):
             answer.readline()
         length = int(answer.readline().split(b":")[1])

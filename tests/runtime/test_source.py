@@ -52,6 +52,16 @@ def test_video_cut_off_in_the_middle_ends_with_a_note(tmp_path, make_video):
     assert 20 <= count <= 40
 
 
+@pytest.mark.parametrize("name", ["v.avi", "http://10.0.0.7/v.mp4"])
+def test_a_video_that_is_closed_while_it_is_read_has_ended_and_is_not_cut_off(tmp_path, make_video, name):
+    source = CaptureSource(cv2.VideoCapture(str(make_video(tmp_path / "v.avi", 5))), name)
+    for count, _ in enumerate(source):
+        assert count == 0
+        source.close()
+    assert source.note == ""
+    assert source.read() is None
+
+
 @pytest.mark.parametrize(("last_ms", "is_cut"), [(3960, False), (1960, True)])
 def test_a_count_of_frames_that_was_an_estimate_is_no_cut(last_ms, is_cut):
     """A screen recording (.mkv, .webm) of variable rate: 4 s at 25 a second would be 100 frames, it has 50."""

@@ -90,6 +90,21 @@ def test_summary_has_the_fields_of_the_contract(list_source, marks):
     assert fields["fps"] > 0
 
 
+@pytest.mark.parametrize("spec", ["echo://", "street-7.onnx"])
+def test_a_status_tells_which_model_runs(list_source, marks, hand_model, tmp_path, spec):
+    name = spec
+    if "://" not in spec:
+        spec = hand_model().write(tmp_path / spec)
+    seen = []
+    with open_engine(spec) as engine:
+        assert engine.name == name
+        run(list_source([marks[0](0)]), engine, NullSink(), on_status=seen.append, status_every_s=0)
+    assert {status.engine for status in seen} == {name}
+    assert name not in str(seen[0]), "the command has said it"
+    run_echo(list_source([marks[0](0)]), NullSink(), on_status=seen.append, status_every_s=0)
+    assert seen[-1].engine == "", "an engine of somebody's own need not have a name"
+
+
 def test_frames_labels_and_pictures_belong_together(list_source, marks):
     sink = ListSink()
     images = [marks[0](index, (10 + index, 20)) for index in range(20)]
@@ -116,6 +131,13 @@ def test_limit(list_source, marks):
     assert (summary.ended, summary.frames_out, len(sink.results)) == ("limit", 5, 5)
     with pytest.raises(UsageError, match="at least 1"):
         run_echo(list_source([]), NullSink(), max_frames=0)
+
+
+def test_a_limit_between_two_numbers_ends_the_stream_too(list_source, marks):
+    summary = run_echo(list_source([marks[0](0)] * 50), NullSink(), max_frames=2.5)
+    assert (summary.ended, summary.frames_out) == ("limit", 3)
+    with pytest.raises(UsageError, match="at least 1"):
+        run_echo(list_source([marks[0](0)]), NullSink(), max_frames=float("nan"))
 
 
 def test_source_without_frames(list_source):
@@ -146,6 +168,47 @@ def test_live_source_keeps_the_newest_and_counts_the_rest(list_source, marks):
     ]
     assert summary.age_ms.p95 < 200
     assert summary.ended == "source_lost"
+
+
+def test_frames_of_a_camera_that_come_sooner_than_asked_for_are_dropped(list_source, marks):
+    """For a place where a frame a second tells enough; the rest is counted as what a slow engine loses is."""
+    source = list_source([slowly(marks[0](index), 0.005) for index in range(100)], is_live=True)
+    sink = ListSink()
+    summary = run_echo(source, sink, every_s=0.1)
+    captured_s = [result.frame.captured_ns / 1e9 for result in sink.results]
+    assert len(captured_s) >= 4
+    assert all(0.1 <= after - before < 0.5 for before, after in itertools.pairwise(captured_s))
+    assert [result.dropped for result in sink.results[1:]] == [
+        after.frame.index - before.frame.index - 1 for before, after in itertools.pairwise(sink.results)
+    ]
+    assert (summary.frames_in, summary.frames_out) == (100, len(sink.results))
+
+
+def test_frames_that_are_left_out_count_as_given_before_the_next_result(list_source, marks):
+    seen = []
+    source = list_source([slowly(marks[0](0), 0.005) for _ in range(100)], is_live=True)
+    run_echo(source, NullSink(), every_s=3600.0, on_status=seen.append, status_every_s=0.1)
+    assert {status.frames_out for status in seen} == {1}
+    assert seen[-1].frames_in >= 20
+    assert seen[-1].fps_in > 20
+
+
+def test_a_slow_engine_gets_the_newest_frame_that_is_due(list_source, marks):
+    source = list_source([slowly(marks[0](0), 0.005) for _ in range(100)], is_live=True)
+    sink = ListSink()
+    summary = run(source, EchoEngine(delay_s=0.1), sink, every_s=0.05)
+    assert len(sink.results) >= 4
+    assert summary.age_ms.p50 < 100 + 40
+
+
+def test_of_what_loses_no_frame_none_is_left_out(list_source, marks):
+    sink = ListSink()
+    with pytest.raises(UsageError, match="list loses no frame"):
+        run_echo(list_source([marks[0](0)]), sink, every_s=1.0)
+    assert (sink.results, sink.kept) == ([], None)
+    for every_s in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="makes no sense"):
+            run_echo(list_source([marks[0](0)], is_live=True), sink, every_s=every_s)
 
 
 def test_slow_engine_loses_no_frame_of_a_file(list_source, marks):
