@@ -36,9 +36,10 @@ def evaluate(
         model: what to call the model in the result; empty: the contract's name of the architecture.
 
     Returns:
-        The object that ``fcn-edge eval --json`` prints; where a sequence is held out, what :func:`part_of` says is in
-        it. IoU of a class that appears in neither labels nor prediction is None and left out of the mean; a mean of
-        nothing is None.
+        The object that ``fcn-edge eval --json`` prints; ``confusion`` counts pixels, a row for each class of the labels
+        and in it a column for each class of the prediction, in the order of ``per_class``. Where a sequence is held
+        out, what :func:`part_of` says is in it. IoU of a class that appears in neither labels nor prediction is None
+        and left out of the mean; a mean of nothing is None.
 
     Raises:
         ModelError: if engine and data set have different classes.
@@ -67,6 +68,7 @@ def evaluate(
         "miou": _finite(metrics.miou(matrix)),
         "pixel_accuracy": _finite(metrics.pixel_accuracy(matrix)),
         "per_class": {name: _finite(value) for name, value in zip(dataset.class_names, iou.tolist(), strict=True)},
+        "confusion": matrix.tolist(),
     }
 
 
@@ -119,9 +121,20 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     table.add_column("class", footer="mean IoU\npixel accuracy")
     mean, accuracy = _cell(result["miou"]), _cell(result["pixel_accuracy"])
     table.add_column("IoU", footer=f"{mean}\n{accuracy}", justify="right")
-    for name, value in result["per_class"].items():
-        table.add_row(escape(name), _cell(value))
+    table.add_column("taken for")
+    for (name, value), taken in zip(result["per_class"].items(), _taken_for(result), strict=True):
+        table.add_row(escape(name), _cell(value), escape(taken))
     return table
+
+
+def _taken_for(result: dict[str, Any]) -> list[str]:
+    """For each class the other one that most of its pixels were taken for, and their share; empty where none were."""
+    names, cells = list(result["per_class"]), []
+    for index, counts in enumerate(result["confusion"]):
+        wrong = [*counts[:index], 0, *counts[index + 1 :]]
+        most = max(wrong)
+        cells.append(f"{names[wrong.index(most)]} {most / sum(counts):.1%}" if most else "")
+    return cells
 
 
 def _finite(value: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cores import physical_cores
+from ..cores import require_threads
 from ..dataset import Dataset, read_sample
 from ..errors import MissingError
 from ..pixels import Image
@@ -62,6 +62,7 @@ def bench_models(
         MissingError: if a backend is not installed.
         GateError: if a model fails the check that comes before the timing.
     """
+    threads = require_threads(threads)
     machine = machine_facts()  # its load is that of others, not of the models
     with contextlib.ExitStack() as stack:
         engines = [
@@ -88,7 +89,7 @@ def bench_models(
                 "rss_mib": rss_mib,
                 "gpu_mib": gpu_mib,
                 "rss_of": "a process with this model alone",
-                "threads": threads or physical_cores(),
+                "threads": threads,
                 "frames_from": origin,
                 **_accuracy(engine, dataset, split, str(model), on_step),
             }
@@ -103,7 +104,7 @@ def bench_models(
             "warmup_s": warm_up_s(duration_s),
             "warmup_frames": WARMUP_FRAMES,
             "checked_frames": CHECKED_FRAMES,
-            "threads": threads or physical_cores(),
+            "threads": threads,
             "device": device,
             "precision_hint": precision_hint,
             "data": datasets[0].root.resolve().name if datasets[0] else None,

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MissingError, ModelError
+from ..errors import MissingError, UsageError
 from ..export.onnx_runtime import open_session
 from ..pixels import Image, Labels, fit_image, restore_labels
-from ..runtime.engine import Engine, open_engine, require_known
+from ..runtime.engine import Engine, open_engine, require_file, require_known, require_precision_hint
 from ..shipped import model_file
+
+DEVICES = ("auto", "cpu", "cuda")
 
 Reference = Callable[[Image], Labels]
 """Labels uint8 ``[height, width]`` of a frame uint8 ``[height, width, 3]``, by an independent implementation."""
@@ -25,25 +27,32 @@ def open_any_engine(
     Args:
         model: a ``.pt`` file, or what :func:`fcn_edge.runtime.engine.open_engine` takes.
         threads: how many threads the CPU may use; None: one for each physical core.
-        device: for a ``.pt`` file: ``cpu``, ``cuda``, or ``auto``: the GPU if there is one.
-        precision_hint: for an ``.onnx`` file: arithmetic of what the file leaves in floating point.
+        device: for a ``.pt`` file: ``cpu``, ``cuda``, or ``auto``: the GPU if there is one. Others pay no heed to it.
+        precision_hint: for an ``.onnx`` file: arithmetic of what the file leaves in floating point. Others pay no heed.
 
     Raises:
-        UsageError: if the model's name or an option means nothing.
+        UsageError: if the model's name means nothing, or an option does for any kind of model.
         ModelError: if the file is missing, damaged or not a model of this project.
         MissingError: if the backend that it needs is not installed.
     """
+    require_device(device)
+    require_precision_hint(precision_hint)
     path = Path(model)
     if path.suffix != ".pt":
         if not str(model).startswith("echo://"):
             require_known(str(model), (".pt", ".onnx", ".engine"))
         return open_engine(model, threads=threads, precision_hint=precision_hint)
-    if not path.is_file():
-        raise ModelError(f"model file {model} does not exist; write one with: fcn-edge train --data DIR")
+    require_file(path, "train --data DIR")
     _require_torch(path)
     from .torch_engine import open_torch_engine
 
     return open_torch_engine(path, threads, device)
+
+
+def require_device(device: str) -> None:
+    """Refuse with UsageError what is no ``device`` of :func:`open_any_engine`."""
+    if device not in DEVICES:
+        raise UsageError(f"device '{device}' is unknown; expected one of {', '.join(DEVICES)}")
 
 
 def facts_of(model: str | Path) -> tuple[int | None, float | None]:

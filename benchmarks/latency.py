@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import GateError, UsageError
-from ..pixels import Image, Labels
+from ..pixels import Labels
 from ..runtime.engine import PRECISION_HINTS, Engine, check_labels
 from .engines import Reference
 from .memory import gpu_mib, peak_rss_mib
@@ -52,7 +53,7 @@ class Candidate:
 
     model: str
     engine: Engine
-    frames: Sequence[Image]
+    frames: Sequence[NDArray[Any]]
     reference: Reference | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     precision_hint: str | None = None
@@ -74,7 +75,7 @@ class _Timings:
 
 def measure(
     engine: Engine,
-    frames: Sequence[Image],
+    frames: Sequence[NDArray[Any]],
     duration_s: float = 10.0,
     *,
     model: str = "",

@@ -6,7 +6,7 @@ Everything is made from the JSON object alone, so that a report can be written a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .record import write_record
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "bench.json", "bench.md", "latency.png"
 _NO_PLOT = "No plot: matplotlib is not installed (`pip install matplotlib`)."
 _DOUBTFUL = 0.9
+_BUSY = 0.5  # processes for each CPU
 _FEW_FRAMES = 200
 _SLOW = ("p90", "p95", "p99")
 _MARK = "†"
@@ -78,11 +79,31 @@ def bench_table(payload: dict[str, Any]) -> Table:
     return table
 
 
-def doubts(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence for each model whose labels are far from those of ONNX Runtime executing the same file.
+def doubts(results: Sequence[dict[str, Any]], machine: Mapping[str, Any] | None = None) -> list[str]:
+    """A sentence for a machine that was busy, and for each model whose labels are far from ONNX Runtime's.
 
-    Rounded networks differ by some per cent without any fault, most where they do not know what they see.
+    ONNX Runtime executes the same file. Rounded networks differ by some per cent without any fault, most where they do
+    not know what they see.
+
+    Args:
+        results: those of :func:`fcn_edge.benchmarks.bench.bench_models`.
+        machine: its ``machine``, as it was before the first model ran; None: say nothing of its load.
     """
+    return [*_load(machine or {}), *_far_labels(results)]
+
+
+def _load(machine: Mapping[str, Any]) -> list[str]:
+    load, cores = machine.get("load"), machine.get("cores")
+    if not load or not cores or load <= _BUSY * cores:
+        return []
+    return [
+        f"the machine was busy before the first model ran: {load:g} processes ran or waited on average in that minute, "
+        f"on {cores} CPUs; if they go on, milliseconds are too many: trust how models compare (`speed`), or measure "
+        "again when it is quiet"
+    ]
+
+
+def _far_labels(results: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"{result['model']} ({_precision(result)}) agrees with ONNX Runtime on {share:.1%} of the pixels, expected "
         f"{_DOUBTFUL:.0%} or more on frames like those it learned from: what was timed gives other labels; give "
@@ -140,7 +161,7 @@ def markdown_from_bench(payload: dict[str, Any], plot: str = "") -> str:
         "## Checked before timing",
         "Share of pixels that are alike in two runs of the same frame, and with ONNX Runtime executing the same file.",
         markdown_table(["model", "two runs", "ONNX Runtime", "frames timed", "frames from"], checks),
-        *doubts(results),
+        *doubts(results, payload["machine"]),
         *_how(payload),
         "## Machine",
         markdown_table(["fact", "value"], _fact_rows(payload["machine"])),

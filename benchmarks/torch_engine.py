@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from ..contract import Contract
-from ..cores import physical_cores
-from ..errors import EngineError, MissingError, UsageError
+from ..cores import require_threads
+from ..errors import EngineError, MissingError
 from ..model.fcn import FCN
 from ..pixels import Image, Labels
 from ..runtime.engine import Engine
 from ..training.checkpoint import model_from_checkpoint
+from .engines import require_device
 
 
 class TorchEngine(Engine):
@@ -24,8 +26,8 @@ class TorchEngine(Engine):
         model: the network; it is moved to ``device`` and put into evaluation mode.
         contract: what it expects.
         device: where it runs.
-        threads: how many threads torch may use on the CPU. That number is the process's own; :meth:`close` puts back
-            what was there before.
+        threads: how many threads torch may use on the CPU. That number is the process's own, so it is set for each
+            frame, and what was there before comes back.
     """
 
     backend = "torch"
@@ -34,8 +36,7 @@ class TorchEngine(Engine):
         super().__init__(contract, "fp32")
         self._model = model.to(device).eval()
         self._device = device
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads)
+        self._threads = threads
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -48,7 +49,7 @@ class TorchEngine(Engine):
         # torch warns about arrays that it could write to but should not: give those a copy.
         own = image_bgr if image_bgr.flags.writeable else image_bgr.copy()
         try:
-            with torch.inference_mode(), self._no_tf32():
+            with _torch_threads(self._threads), torch.inference_mode(), self._no_tf32():
                 image = torch.from_numpy(own).to(self._device).permute(2, 0, 1)[None]
                 scores = self._model.scores(self._model.features(image))
                 self._synchronize()
@@ -60,10 +61,6 @@ class TorchEngine(Engine):
         except RuntimeError as exc:  # out of memory is one of them
             raise EngineError(f"torch failed on {self._device}: {str(exc).splitlines()[0]}") from exc
 
-    def close(self) -> None:
-        """Give the number of threads back."""
-        torch.set_num_threads(self._threads_before)
-
     def _no_tf32(self) -> contextlib.AbstractContextManager[None]:
         if self._device.type != "cuda":
             return contextlib.nullcontext()
@@ -72,6 +69,16 @@ class TorchEngine(Engine):
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def open_torch_engine(checkpoint: Path, threads: int | None = None, device: str = "auto") -> TorchEngine:
@@ -87,14 +94,12 @@ def open_torch_engine(checkpoint: Path, threads: int | None = None, device: str 
         ModelError: if the file is missing, damaged or no checkpoint.
         MissingError: if a GPU is asked for and torch sees none.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device '{device}' is unknown; expected auto, cpu or cuda")
-    if threads is not None and threads < 1:
-        raise UsageError(f"an engine cannot use {threads} threads; give at least 1")
+    require_device(device)
+    threads = require_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch sees no CUDA GPU on this machine; use device cpu, or a torch built for CUDA")
     model, contract = model_from_checkpoint(checkpoint)
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    engine = TorchEngine(model, contract, torch.device(kind), threads or physical_cores())
+    engine = TorchEngine(model, contract, torch.device(kind), threads)
     engine.name = checkpoint.name
     return engine

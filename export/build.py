@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..cores import require_threads
 from ..errors import FcnEdgeError, GateError, UsageError
 from ..pixels import require_cv2
 from ..runtime.engine_openvino import require_openvino
@@ -49,6 +50,7 @@ def build(
         KeyboardInterrupt: after Ctrl-C, when the builder has stopped.
     """
     out = Path(out)
+    _check(request)
     builder = _open_builder(request, on_note)
     if request.gate:
         runs_engines = builder is not None and builder.can_run
@@ -99,6 +101,14 @@ def sensitivity(
         ]
 
 
+def _check(request: BuildRequest) -> None:
+    """Refuse with UsageError what means nothing for any model, before a folder is made."""
+    require_threads(request.threads)
+    for precision in request.precisions:
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision '{precision}' is unknown; expected {', '.join(PRECISIONS)}")
+
+
 def _build_all(shop: Shop, pairs: Sequence[tuple[ModelSource, str]]) -> list[Built]:
     """Build what can be built; what fails its gate does not keep the others from it."""
     results, failures = [], []
@@ -140,10 +150,8 @@ def _require_gate_packages(runs_engines: bool) -> None:
 
 
 def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
-    wanted = request.precisions or (source.precision,)
+    wanted = tuple(request.precisions) or (source.precision,)
     for precision in wanted:
-        if precision not in PRECISIONS:
-            raise UsageError(f"precision '{precision}' is unknown; expected {', '.join(PRECISIONS)}")
         how = request.quantisation
         if precision == "int8" and (source.precision != "int8" or how.is_asked_for) and not how.frames:
             from .quantize import LEARNED, require_frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class BuildRequest:
     """What is asked for.
 
     Attributes:
-        precisions: of ``fp32``, ``fp16``, ``int8``; empty: that of the file, ``fp32`` for a checkpoint.
+        precisions: of ``fp32``, ``fp16``, ``int8``, or one of them; empty: that of the file, ``fp32`` for a checkpoint.
         size_hw: input size; None: that of the file.
         quantisation: how int8 is made.
         gate: comparison with FP32, or None.
@@ -27,7 +28,7 @@ class BuildRequest:
         force: whether everything is made again, and files that no build wrote may be replaced.
     """
 
-    precisions: tuple[str, ...] = ()
+    precisions: Sequence[str] = ()
     size_hw: tuple[int, int] | None = None
     quantisation: Quantisation = field(default_factory=Quantisation)
     gate: GateRequest | None = None
@@ -37,6 +38,10 @@ class BuildRequest:
     timing_cache: str | Path | None = None
     threads: int | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        one = isinstance(self.precisions, str)  # which is not its letters
+        object.__setattr__(self, "precisions", (self.precisions,) if one else tuple(self.precisions))
 
 
 @dataclass(frozen=True, kw_only=True)

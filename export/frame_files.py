@@ -15,21 +15,17 @@ def frame_files(where: str | Path) -> tuple[Path, ...]:
     """Image files in the order of their names: of a folder, of a data set's split ``train``, or of a glob.
 
     Raises:
-        UsageError: if there are none, or a folder cannot be read.
+        UsageError: if there are none, or a file or folder cannot be read.
     """
-    path = Path(where)
     if not str(where):
         raise UsageError("'' names no image; is a variable empty?")
-    if path.is_dir():
-        found = _images_in(path)
-    elif path.is_file():
-        found = [path]
-    else:
-        anchor = Path(path.anchor) if path.is_absolute() else Path()
-        try:
-            found = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if _is_image(file))
-        except ValueError as exc:
-            raise UsageError(f"'{where}' is no glob ({exc}); expected one such as 'clip/*.png'") from exc
+    try:
+        found = _found(Path(where))
+    except ValueError as exc:
+        raise UsageError(f"'{where}' is no glob ({exc}); expected one such as 'clip/*.png'") from exc
+    except OSError as exc:
+        place = exc.filename or where
+        raise UsageError(f"{place} cannot be read: {exc.strerror or exc}; allow it, or give another place") from exc
     if not found:
         raise UsageError(
             f"'{where}' names no image; give a folder of images, a data set, or a glob such as 'clip/*.png'"
@@ -50,6 +46,16 @@ def files_sha256(files: Sequence[str | Path]) -> str:
         except OSError as exc:
             raise DataError(f"{file} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()
+
+
+def _found(path: Path) -> list[Path]:
+    """Images that a path names, or a glob does; maybe none."""
+    if path.is_dir():
+        return _images_in(path)
+    if path.is_file():
+        return [path]
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    return sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if _is_image(file))
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ class Quantisation:
     Attributes:
         frames: image files to calibrate with; a third of them judges.
         method: how ranges are chosen; ``auto``: the one whose labels agree best with FP32.
-        keep: layers that stay FP16, or patterns.
+        keep: layers that stay FP16, or patterns; or one of them.
         min_agreement: keep out more layers until this share of labels is that of FP32, and the gate holds where there
             is one; None: do not.
         max_frames: the most frames to read; None: :func:`~.quantize.typed_onnx`'s own.
@@ -41,9 +41,13 @@ class Quantisation:
 
     frames: tuple[str | Path, ...] = ()
     method: str = "auto"
-    keep: tuple[str, ...] = ()
+    keep: Sequence[str] = ()
     min_agreement: float | None = None
     max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        one = isinstance(self.keep, str)  # which is not its letters
+        object.__setattr__(self, "keep", (self.keep,) if one else tuple(self.keep))
 
     @property
     def is_asked_for(self) -> bool:
@@ -158,7 +162,7 @@ def make_typed(
             precision=precision,
             calibration_sha256=files_sha256(how.frames),
             method=how.method,
-            keep=how.keep,
+            keep=tuple(how.keep),
             min_agreement=how.min_agreement,
             max_frames=how.max_frames,
             judge=judge.name if judge else "",

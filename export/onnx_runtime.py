@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..cores import physical_cores
+from ..cores import require_threads
 from ..errors import ModelError
 from ..extras import needs
 
@@ -21,6 +21,7 @@ def open_session(model: Path | bytes, what: str, threads: int | None = None) -> 
         threads: how many the CPU may use; None: one for each physical core.
 
     Raises:
+        UsageError: if ``threads`` means nothing.
         MissingError: if ONNX Runtime is not installed.
         ModelError: if ONNX Runtime refuses the model.
     """
@@ -37,7 +38,7 @@ def open_session(model: Path | bytes, what: str, threads: int | None = None) -> 
         state.RuntimeException,
     )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = require_threads(threads)
     options.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

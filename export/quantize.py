@@ -13,6 +13,7 @@ import msgspec
 import onnx
 from onnx import ModelProto
 
+from ..cores import require_threads
 from ..errors import GateError, ModelError, UsageError
 from ..files import replaced
 from .calibration import METHODS
@@ -70,7 +71,7 @@ def typed_onnx(
     *,
     calib: str | Path | Sequence[str | Path] | None = None,
     method: str = AUTO,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     min_agreement: float | None = None,
     max_frames: int = MAX_FRAMES,
     threads: int | None = None,
@@ -92,7 +93,8 @@ def typed_onnx(
             is held out and judges.
         method: one of :data:`~.calibration.METHODS`; ``learned``: the steps that the file holds; or ``auto``: those if
             it holds any, else the method whose labels agree best with FP32.
-        keep: names of convolutions that an INT8 file leaves in FP16, or patterns such as ``backbone.s32.*``.
+        keep: names of convolutions that an INT8 file leaves in FP16, or patterns such as ``backbone.s32.*``; or one
+            of them.
         min_agreement: INT8: keep out more layers, those that cost most first, until this share of labels is FP32's.
         max_frames: the most frames to read, evenly spread over all.
         threads: of the CPU engine that judges; None: one for each physical core.
@@ -111,11 +113,12 @@ def typed_onnx(
     model_fp32, out = Path(model_fp32), Path(out)
     check_request(out, precision, force)
     check_method(method, min_agreement)
+    threads = require_threads(threads)
     model, _ = load_fp32(model_fp32)
     steps = _steps(model, model_fp32, method) if precision == "int8" else {}
     if calib is None:
         require_frames(precision, min_agreement, bool(steps))
-    kept = tuple(keep)
+    kept = (keep,) if isinstance(keep, str) else tuple(keep)
     where = placement(model, kept)  # refuses patterns that fit nothing, before anything takes time
     _require_steps(where, steps, model_fp32)
     if precision == "int8" and not steps:
@@ -155,16 +158,18 @@ def sensitivity_of(
     calib: str | Path | Sequence[str | Path],
     *,
     method: str = AUTO,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     max_frames: int = MAX_FRAMES,
     threads: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[LayerSensitivity, ...]:
     """What INT8 costs layer by layer; parameters and errors are those of :func:`typed_onnx`."""
     check_method(method)
+    threads = require_threads(threads)
     model_fp32 = Path(model_fp32)
     model, _ = load_fp32(model_fp32)
     steps = _steps(model, model_fp32, method)
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
     _require_steps(placement(model, keep), steps, model_fp32)  # both refuse before anything takes time
     known = calibrated(
         model_fp32, calib, with_ranges=not steps, max_frames=max_frames, threads=threads, on_progress=on_progress

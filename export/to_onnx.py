@@ -10,15 +10,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
@@ -28,7 +31,6 @@ from ..errors import ModelError, UsageError
 from ..files import replaced
 from ..model.fcn import FCN
 from ..model.folding import folded
-from ..pixels import Image
 from ..runtime.onnx_file import HEAD_DOMAIN
 from ..training.checkpoint import model_from_checkpoint
 from ..training.qat import is_quantised, learned_steps, unquantised
@@ -48,7 +50,7 @@ def onnx_from_checkpoint(
     size_hw: tuple[int, int] | None = None,
     *,
     force: bool = False,
-    verify_frames: Sequence[Image] = (),
+    verify_frames: Sequence[NDArray[Any]] = (),
 ) -> Path:
     """Write a checkpoint as an ONNX file whose labels were compared with torch's.
 
@@ -66,7 +68,7 @@ def onnx_from_checkpoint(
         ``out``.
 
     Raises:
-        UsageError: if a side lies outside 1 to 8192, or ``out`` exists, is no ``.onnx`` or cannot be written.
+        UsageError: if ``size_hw`` is no pair of 1 to 8192, or ``out`` exists, is no ``.onnx`` or cannot be written.
         ModelError: if the checkpoint is missing, damaged or contradicts its contract.
         GateError: if the file's labels are not torch's.
     """
@@ -85,7 +87,7 @@ def write_onnx(
     out: str | Path,
     *,
     force: bool = False,
-    verify_frames: Sequence[Image] = (),
+    verify_frames: Sequence[NDArray[Any]] = (),
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """Write a model as :func:`onnx_from_checkpoint` does, with further metadata if given; raises as that does."""
@@ -146,9 +148,14 @@ def resized(contract: Contract, size_hw: tuple[int, int]) -> Contract:
     """The contract for another input size.
 
     Raises:
-        UsageError: if a side lies outside 1 to 8192.
+        UsageError: if it is no pair of whole numbers, or a side lies outside 1 to 8192.
     """
-    height, width = size_hw
+    try:
+        height, width = map(operator.index, size_hw)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(
+            f"size is {size_hw!r}; expected two whole numbers (height, width), such as (360, 480)"
+        ) from exc
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise UsageError(f"size is {height}x{width}; expected sides of 1 to {MAX_SIDE}, such as --size 360x480")
     return replace(contract, size_hw=(height, width))
@@ -158,7 +165,9 @@ def _read(checkpoint: Path) -> tuple[FCN, Contract, str]:
     """A checkpoint's model and contract and the sha256 of the very file that they were read from."""
 
     def digest() -> str:
-        return hashlib.sha256(checkpoint.read_bytes()).hexdigest() if checkpoint.is_file() else ""
+        with suppress(OSError):  # what is wrong with it, model_from_checkpoint tells
+            return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        return ""
 
     before = digest()
     model, contract = model_from_checkpoint(checkpoint)

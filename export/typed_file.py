@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from ..errors import UsageError
+from ..shipped import shipped_models
 from ..street import draw_street
 from ..training.checkpoint import load_checkpoint
 from .candidates import OnProgress
@@ -39,9 +41,15 @@ def typed_from_checkpoint(
         on_progress: called with the step's name, the number done and the number of all.
 
     Raises:
+        UsageError: if a model is named that ships, which is an ONNX file already.
         UsageError, DataError, ModelError, MissingError, GateError: as :func:`~.to_onnx.onnx_from_checkpoint` and
             :func:`~.quantize.typed_onnx` raise them.
     """
+    if str(checkpoint) in shipped_models():
+        raise UsageError(
+            f"{checkpoint} ships exported already; fcn-edge build {checkpoint} -o DIR writes its file, other "
+            "precisions and engines"
+        )
     out = Path(out)
     frames = [draw_street(seed, 1.0, VERIFIED_HW)[0] for seed in range(3)]
     if precision == "fp32":

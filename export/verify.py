@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Agreement:
         )
 
 
-def verify(onnx_path: str | Path, model: FCN, frames: Iterable[Image]) -> Agreement:
+def verify(onnx_path: str | Path, model: FCN, frames: Iterable[NDArray[Any]]) -> Agreement:
     """Run frames through ONNX Runtime and torch and compare the labels.
 
     Labels are what is compared, so a class that wins nowhere on the frames is not: give frames that show the classes.

@@ -1,7 +1,8 @@
-"""Classes of known data sets, and what a ``classes.json`` says of its own; knows nothing about images."""
+"""Classes of known data sets, those of a ``classes.json``, and a choice of them; knows nothing about images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,21 +55,21 @@ CITYSCAPES = {
 
 @dataclass(frozen=True)
 class Classes:
-    """What ``classes.json`` says.
+    """The classes of a data set.
 
     Attributes:
         names: one for each class id.
         palette: one (red, green, blue) for each class id.
         ignore_id: mapped mask value that never counts; None where all 256 ids are classes.
         id_map: 256 entries: mask value in the file -> class id, ``ignore_id``, or -1 for a value that is not allowed.
-        has_palette: whether the palette stands in the file.
+        has_palette: whether the palette stands in a ``classes.json``.
     """
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_id: int | None
     id_map: tuple[int, ...]
-    has_palette: bool
+    has_palette: bool = False
 
 
 class _ClassFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,7 +99,9 @@ def classes_from_json(path: Path) -> Classes:
     count = len(info.names)
     if not 1 <= count <= 256 or len(set(info.names)) != count:
         raise UsageError(f"{path} names {count} classes; expected 1 to 256 different names")
-    for name in info.names:
+    for number, name in enumerate(info.names):
+        if not name.strip():
+            raise UsageError(f'{path} gives class {number} no name; expected one, such as "road"')
         if not is_printable(name):
             raise UsageError(
                 f"{path} names a class {name!a}, which holds a character that cannot be shown; leave it out"
@@ -115,6 +118,52 @@ def classes_from_json(path: Path) -> Classes:
             id_map[value] = IGNORE_ID
     ignore_id = IGNORE_ID if count < 256 else None
     return Classes(tuple(info.names), palette, ignore_id, tuple(id_map), bool(info.palette))
+
+
+def chosen_classes(known: Classes, choice: Sequence[str], root: Path) -> Classes:
+    """Some of a data set's classes, in the order of the choice, which may merge several; all others are ignored.
+
+    Args:
+        known: the classes.
+        choice: as in :func:`fcn_edge.dataset.open_dataset`.
+        root: the data set's folder, for messages.
+
+    Raises:
+        UsageError: if a class does not exist, is chosen twice or has no name.
+    """
+    old_ids = {name: index for index, name in enumerate(known.names)}
+    new_of_old: dict[int, int] = {}
+    names, palette = [], []
+    for new_id, entry in enumerate(choice):
+        if entry in old_ids:  # as it stands, also with a + or = in its name
+            name, olds = entry, [entry]
+        else:
+            name, _, members = entry.partition("=")
+            olds = [part.strip() for part in (members or name).split("+")]
+        unknown = [old for old in olds if old not in old_ids]
+        if unknown or name.strip() in names:
+            reason = f"'{unknown[0]}' is no class of {root}" if unknown else f"'{name.strip()}' stands there twice"
+            raise UsageError(f"class choice '{entry}': {reason}; its classes are: {', '.join(known.names)}")
+        if not name.strip():
+            raise UsageError(
+                f"class choice '{entry}' has no name before the '='; give one, such as 'vehicle=Car+Truck'"
+            )
+        for old in olds:
+            if old_ids[old] in new_of_old:
+                raise UsageError(f"class choice '{entry}': '{old}' is already part of another class; name it once")
+            new_of_old[old_ids[old]] = new_id
+        names.append(name.strip())
+        palette.append(known.palette[old_ids[olds[0]]])
+    ignore_id = IGNORE_ID if len(names) < 256 else known.ignore_id
+    id_map = []
+    for value in known.id_map:
+        if value < 0:
+            id_map.append(-1)
+        elif value == known.ignore_id or value not in new_of_old:
+            id_map.append(IGNORE_ID)
+        else:
+            id_map.append(new_of_old[value])
+    return Classes(tuple(names), tuple(palette), ignore_id, tuple(id_map))
 
 
 def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:

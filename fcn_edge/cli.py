@@ -351,7 +351,7 @@ def _bench(args: argparse.Namespace) -> None:
         _print_json(payload)
     else:
         _print_table(bench_table(payload))
-    for sentence in doubts(payload["results"]):
+    for sentence in doubts(payload["results"], payload["machine"]):
         _note(f"fcn-edge: {sentence}")
 
 

@@ -113,6 +113,8 @@ def _problem(contract: Contract) -> str:
     for name in (contract.model, *contract.class_names):
         if not is_printable(name):
             return f"the name {name!a} holds a character that cannot be shown"
+    if not all(name.strip() for name in contract.class_names):
+        return "one of its classes has no name"
     if len(set(contract.class_names)) != count:
         return "two of its classes have the same name"
     if len(contract.palette) != count:

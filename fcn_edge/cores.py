@@ -1,11 +1,16 @@
-"""How many CPU cores a process may use; knows nothing about what it does with them."""
+"""How many CPU cores a process may use, and threads it is asked to; knows nothing about what it does with them."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import os
 from pathlib import Path
+
+from .errors import UsageError
+
+MAX_THREADS = 1024
 
 
 def physical_cores() -> int:
@@ -20,6 +25,23 @@ def physical_cores() -> int:
         except OSError:
             cores.add(str(cpu))
     return min(len(cores), cpu_limit() or len(cores))
+
+
+def require_threads(threads: int | None) -> int:
+    """The number of CPU threads that an argument asks for; of None one for each physical core.
+
+    Raises:
+        UsageError: if it is no whole number, or not one of 1 to 1024.
+    """
+    if threads is None:
+        return physical_cores()
+    try:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= MAX_THREADS:
+        raise UsageError(f"an engine cannot use {threads!r} threads; give a whole number from 1 to {MAX_THREADS}")
+    return count
 
 
 def cpu_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

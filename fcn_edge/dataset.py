@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import pixels
-from .classes import CAMVID, CAMVID_VOID, CITYSCAPES, IGNORE_ID, classes_from_json
+from .classes import CAMVID, CAMVID_VOID, CITYSCAPES, IGNORE_ID, Classes, chosen_classes, classes_from_json
 from .errors import DataError, UsageError
 
 _SPLITS = ("train", "val", "test")
@@ -83,7 +83,7 @@ def complete_samples(dataset: Dataset, split: str) -> tuple[Sample, ...]:
     return dataset.samples(split)
 
 
-def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "") -> Dataset:
+def open_dataset(root: str | Path, classes: str | Sequence[str] = (), holdout: str = "") -> Dataset:
     """Recognise a data set by its folders and list its samples; no pixel is read.
 
     Layouts: CamVid (``train/ trainannot/ val/ valannot/ test/ testannot/``, or some of the pairs), Cityscapes
@@ -92,14 +92,16 @@ def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "
 
     Args:
         root: the folder.
-        classes: keep these classes, in this order; ``"vehicle=Car+Truck"`` merges several under a new name; pixels of
-            all other classes are ignored. Empty: all classes.
+        classes: keep these classes, or this one, in this order; ``"vehicle=Car+Truck"`` merges several under a new
+            name; pixels of all other classes are ignored. Empty: all classes.
         holdout: keep images whose name starts with ``HOLDOUT_`` for validation: they leave ``train`` and become
             ``val``, whose own images are left out.
 
     Raises:
         UsageError: if the folder has none of the layouts or cannot be read, or a class or the holdout does not exist.
     """
+    if not str(root):
+        raise UsageError("'' names no folder of data; is a variable empty?")
     root = Path(root)
     try:
         dataset = _open(root)
@@ -110,7 +112,7 @@ def open_dataset(root: str | Path, classes: Sequence[str] = (), holdout: str = "
         ) from exc
     if holdout:
         dataset = _hold_out(dataset, holdout)
-    return _choose_classes(dataset, classes) if classes else dataset
+    return _choose_classes(dataset, (classes,) if isinstance(classes, str) else classes) if classes else dataset
 
 
 def _open(root: Path) -> Dataset:
@@ -131,7 +133,7 @@ def _open(root: Path) -> Dataset:
 
 
 def open_dataset_for(
-    root: str | Path, class_names: Sequence[str], classes: Sequence[str] = (), holdout: str = ""
+    root: str | Path, class_names: Sequence[str], classes: str | Sequence[str] = (), holdout: str = ""
 ) -> Dataset:
     """Open a data set with the classes asked for, or with those of a model that knows only some of its classes.
 
@@ -358,37 +360,9 @@ def _parted(samples: Sequence[Sample], sequence: str) -> tuple[tuple[Sample, ...
 
 
 def _choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    old_ids = {name: index for index, name in enumerate(dataset.class_names)}
-    new_of_old: dict[int, int] = {}
-    names, palette = [], []
-    for new_id, entry in enumerate(classes):
-        if entry in old_ids:  # as it stands, also with a + or = in its name
-            name, olds = entry, [entry]
-        else:
-            name, _, members = entry.partition("=")
-            olds = [part.strip() for part in (members or name).split("+")]
-        unknown = [old for old in olds if old not in old_ids]
-        if unknown or name.strip() in names:
-            reason = (
-                f"'{unknown[0]}' is no class of {dataset.root}" if unknown else f"'{name.strip()}' stands there twice"
-            )
-            raise UsageError(f"class choice '{entry}': {reason}; its classes are: {', '.join(dataset.class_names)}")
-        for old in olds:
-            if old_ids[old] in new_of_old:
-                raise UsageError(f"class choice '{entry}': '{old}' is already part of another class; name it once")
-            new_of_old[old_ids[old]] = new_id
-        names.append(name.strip())
-        palette.append(dataset.palette[old_ids[olds[0]]])
-    ignore_id = IGNORE_ID if len(names) < 256 else dataset.ignore_id
-    id_map = []
-    for value in dataset.id_map:
-        if value < 0:
-            id_map.append(-1)
-        elif value == dataset.ignore_id or value not in new_of_old:
-            id_map.append(IGNORE_ID)
-        else:
-            id_map.append(new_of_old[value])
-    return replace(dataset, class_names=tuple(names), palette=tuple(palette), ignore_id=ignore_id, id_map=tuple(id_map))
+    known = Classes(dataset.class_names, dataset.palette, dataset.ignore_id, dataset.id_map)
+    kept = chosen_classes(known, classes, dataset.root)
+    return replace(dataset, class_names=kept.names, palette=kept.palette, ignore_id=kept.ignore_id, id_map=kept.id_map)
 
 
 def _file_ids(dataset: Dataset) -> list[int]:

@@ -18,6 +18,7 @@ A message says what was got, what was expected and what to do about it, in one s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class FcnEdgeError(Exception):
@@ -69,7 +70,7 @@ class SourceError(FcnEdgeError):
     """
 
     exit_code = 5
-    summary: object = None
+    summary: Any = None
 
 
 class SinkError(FcnEdgeError):

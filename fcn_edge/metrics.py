@@ -21,8 +21,11 @@ def confusion(
         int64 ``[C, C]``; row: target, column: prediction.
 
     Raises:
-        ValueError: if the shapes differ or an id lies outside the classes.
+        ValueError: if the shapes differ, ids are no integers, or one lies outside the classes.
     """
+    for name, ids in (("pred", pred), ("target", target)):
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"[confusion] {name} is {ids.dtype}, expected integers")
     if pred.shape != target.shape:
         raise ValueError(f"[confusion] pred has shape {pred.shape}, target {target.shape}; they must be equal")
     pred, target = pred.ravel().astype(np.int64), target.ravel().astype(np.int64)

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ _PNG_GREY, _PNG_PALETTE = b"\0", b"\3"
 _PNG_ENDING = b"IEND\xaeB`\x82"
 _BLOCK = 1 << 20  # pixels of a coloured mask that are looked up at once
 _JPEG, _JPEG_SCAN, _JPEG_ENDING = b"\xff\xd8\xff", 0xDA, b"\xff\xd9"
+_BMP, _BMP_OLD_HEADER, _TIFF_BITS = b"BM", b"\x0c\0\0\0", 258  # that header is 12 bytes long; tag BitsPerSample
 
 Image = NDArray[np.uint8]
 """uint8 ``[height, width, 3]`` in OpenCV's order: blue, green, red."""
@@ -41,6 +42,9 @@ Labels = NDArray[np.uint8]
 
 def require_cv2() -> types.ModuleType:
     """OpenCV, which is no base dependency: a Jetson brings its own build.
+
+    Its limit of :data:`MAX_PIXELS` holds only if nothing imported ``cv2`` before: a program that does so sets
+    ``OPENCV_IO_MAX_IMAGE_PIXELS`` itself, before that import, or has OpenCV's own limit, which is ten times as high.
 
     Raises:
         MissingError: if it is not installed, lacks a library of the system's, as in a container without a desktop, or
@@ -82,11 +86,14 @@ def read_mask(path: Path, colors: Sequence[tuple[int, int, int]] = (), *, is_own
             another order, goes before the indices: programs that make PNGs smaller put coloured masks into palettes.
 
     Raises:
-        DataError: if the file is missing, cut off, no image, a JPEG, not one uint8 channel or in other colours.
+        DataError: if the file is missing, cut off, no image, a JPEG, a BMP or TIFF of fewer than eight bits for each
+            value, not one uint8 channel or in other colours.
     """
     data, levels, palette = _read(path), 256, b""
     if data.startswith(_JPEG):
         raise DataError(f"{path} is a JPEG, which blurs ids; export masks as PNG")
+    if 0 < (bits := _bits(data)) < 8:  # OpenCV spreads them to 255, or to whatever a BMP's palette says
+        raise DataError(f"{path} has {bits} bit{'s' * (bits > 1)} for each pixel; export masks as 8-bit PNG")
     if data.startswith(_PNG) and data[_PNG_KIND : _PNG_KIND + 1] in (_PNG_GREY, _PNG_PALETTE):
         levels, (data, palette) = 1 << min(data[_PNG_DEPTH], 8), _grey_and_palette(data)
     mask: Labels = _decoded(path, data, require_cv2().IMREAD_UNCHANGED)
@@ -224,6 +231,22 @@ def _grey_and_palette(data: bytes) -> tuple[bytes, bytes]:
             palette = data[at + 8 : at + 8 + size]
         at += 12 + size
     return header + zlib.crc32(header[12:]).to_bytes(4, "big") + data[at:], palette
+
+
+def _bits(data: bytes) -> int:
+    """Bits of each value of a BMP or of a TIFF with one channel; 8 for all other files."""
+    if data.startswith(_BMP):
+        at = 24 if data[14:18] == _BMP_OLD_HEADER else 28
+        return int.from_bytes(data[at : at + 2], "little")
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return 8
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    at = int.from_bytes(data[4:8], order)
+    for entry in range(at + 2, at + 2 + 12 * int.from_bytes(data[at : at + 2], order), 12):
+        tag, count, value = data[entry : entry + 2], data[entry + 4 : entry + 8], data[entry + 8 : entry + 10]
+        if int.from_bytes(tag, order) == _TIFF_BITS:
+            return int.from_bytes(value, order) if int.from_bytes(count, order) == 1 else 8
+    return 1 if data[at : at + 2] else 8  # TIFF's default, unless the file is cut off before its tags
 
 
 def _values_of_indices(mask: Labels, palette: bytes, colors: Sequence[tuple[int, int, int]]) -> Labels:

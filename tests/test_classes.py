@@ -18,6 +18,8 @@ from fcn_edge.errors import UsageError
         ('{"names": []}', "names 0 classes"),
         ('{"names": ["a", "a"]}', "different names"),
         ('{"names": ["a\\u001b[2J"]}', "cannot be shown"),
+        ('{"names": ["a", ""]}', "gives class 1 no name"),
+        ('{"names": [" "]}', "gives class 0 no name"),
         ('{"names": ["a"], "palette": [[0, 0, 300]]}', "from 0 to 255"),
         ('{"names": ["a", "b"], "ignore_id": 1}', "ignore_id 1"),
         ('{"names": ["a"], "colour": 1}', "colour"),

@@ -83,12 +83,15 @@ CASES = [
     ("eval {bad}/text.onnx --data {good}/data", MODEL, "text.onnx"),
     ("eval nonsense --data {good}/data", USAGE, "nonsense"),
     ("eval {good}/model.onnx --data {bad}/missing", USAGE, "missing"),
+    ("eval {good}/model.onnx --data {good}/data --classes =Road", USAGE, "has no name before the '='"),
     ("eval {good}/model.onnx --data {good}/data --split nowhere", USAGE, "nowhere"),
     ("eval {good}/model.onnx --data {bad}/broken", USAGE, "a.png"),
     ("eval {good}/model.onnx --data {bad}/other", MODEL, "classes"),
     ("export {bad}/missing.pt -o {out}/x.onnx", MODEL, "missing.pt"),
     ("export {bad}/cut.pt -o {out}/x.onnx", MODEL, "cut.pt"),
     ("export {bad}/text.pt -o {out}/x.onnx", MODEL, "text.pt"),
+    ("export camvid-s -o {out}/x.onnx", USAGE, "fcn-edge build camvid-s -o DIR"),
+    ("export camvid-s -o {out}/x.onnx --precision int8", USAGE, "fcn-edge build camvid-s -o DIR"),
     ("export {good}/run/best.pt -o {out}/x.onnx --size 0x0", USAGE, "0x0"),
     ("export {good}/run/best.pt -o {out}/x.onnx --size 1000000x1000000", USAGE, "1000000"),
     ("export {good}/run/best.pt -o {good}/model.onnx", USAGE, "--force"),
@@ -152,6 +155,27 @@ def test_bad_input(
 @pytest.mark.parametrize(
     "line",
     [
+        "stream {name}.onnx synthetic://street",
+        "eval {name}.onnx --data {good}/data",
+        "eval {name}.pt --data {good}/data",
+        "bench {name}.engine",
+        "export {name}.pt -o {out}/x.onnx",
+        "build {name}.onnx -o {out}",
+        "inspect {name}.onnx",
+    ],
+)
+def test_a_model_that_the_system_does_not_let_read_is_a_model_error(line: str, trained: Path, tmp_path: Path, capfd):
+    """By its name, as root may enter every folder."""
+    assert call(*line.format(name="x" * 300, good=trained, out=tmp_path / "out").split()) == MODEL
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "x" * 300 in printed.err
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         "{a}",
         "stream {a} 0",
         "stream camvid-n {a}",
@@ -191,7 +215,17 @@ def test_eval_json_is_one_object(trained: Path, capsys: pytest.CaptureFixture[st
         assert call("eval", trained / model, "--data", trained / "data", "--json") == 0
         results[model] = json.loads(capsys.readouterr().out)
     result = results["model.onnx"]
-    assert set(result) == {"model", "backend", "data", "split", "images", "miou", "pixel_accuracy", "per_class"}
+    assert set(result) == {
+        "model",
+        "backend",
+        "data",
+        "split",
+        "images",
+        "miou",
+        "pixel_accuracy",
+        "per_class",
+        "confusion",
+    }
     assert result["images"] == 2
     assert result["miou"] == pytest.approx(results["run/best.pt"]["miou"], abs=1e-3)
 

@@ -38,6 +38,8 @@ def test_round_trips() -> None:
         ("class_names", ("a", "b\n"), "cannot be shown"),
         ("class_names", ("a", "\ud800"), "cannot be shown"),
         ("class_names", ("a", "a"), "same name"),
+        ("class_names", ("a", ""), "no name"),
+        ("class_names", ("a", " "), "no name"),
         ("strides", (6, 3), "powers of two"),
         ("strides", (32, 8), "half of the one before"),
         ("strides", (), "strides"),

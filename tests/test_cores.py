@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from fcn_edge.cores import cpu_limit, physical_cores
+from fcn_edge.cores import MAX_THREADS, cpu_limit, physical_cores, require_threads
+from fcn_edge.errors import UsageError
 
 
 def test_physical_cores_are_at_least_one():
     assert 1 <= physical_cores() <= 4096
+
+
+def test_threads_are_a_whole_number() -> None:
+    assert require_threads(None) == physical_cores()
+    assert [require_threads(count) for count in (1, np.int64(2), MAX_THREADS)] == [1, 2, MAX_THREADS]
+    assert type(require_threads(np.uint8(3))) is int
+    for bad in (0, -1, MAX_THREADS + 1, 10**6, 1.0, 1.5, np.float32(1), True, np.True_, "2", [1]):
+        with pytest.raises(UsageError, match="threads; give a whole number from 1 to 1024"):
+            require_threads(bad)
 
 
 @pytest.mark.parametrize(

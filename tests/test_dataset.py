@@ -75,9 +75,20 @@ def test_classes_are_chosen_and_merged(camvid_like: Path) -> None:
     assert data.palette == (CAMVID["Car"], CAMVID["Road"])
     assert (data.id_map[8], data.id_map[3], data.id_map[4], data.id_map[0], data.id_map[11]) == (0, 1, 1, 255, 255)
     assert data.id_map[12] == -1
-    for choice, words in {("Unicorn",): "no class", ("Car", "Car"): "twice", ("Car", "x=Car"): "already"}.items():
+    for choice, words in {
+        ("Unicorn",): "no class",
+        ("Car", "Car"): "twice",
+        ("Car", "x=Car"): "already",
+        ("=Car",): "no name",
+        (" = Car",): "no name",
+    }.items():
         with pytest.raises(UsageError, match=words):
             dataset.open_dataset(camvid_like, classes=choice)
+
+
+def test_one_class_is_a_name_and_not_its_letters(camvid_like: Path) -> None:
+    assert dataset.open_dataset(camvid_like, "Road").class_names == ("Road",)
+    assert dataset.open_dataset_for(camvid_like, ("Car",), "thing=Road+Car").class_names == ("thing",)
 
 
 @pytest.mark.parametrize(("ending", "raw", "expected"), [("TrainIds", 13, 13), ("Ids", 26, 13), ("Ids", 5, 255)])
@@ -281,6 +292,29 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     if not inside:
         with pytest.raises(UsageError, match=f"folder {refused} cannot be read: Permission denied"):
             frame_files(refused)
+
+
+def test_a_name_that_the_system_does_not_take_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("x" * 300, "x" * 300 + ".png"):
+        with pytest.raises(UsageError, match=r"cannot be read: File name too long|names no image"):
+            frame_files(tmp_path / name)
+
+
+def test_a_file_in_a_folder_that_may_not_be_entered_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    """Patched, as root may enter every folder; Python 3.14 says of such a file that there is none."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(UsageError, match=r"closed/x\.png cannot be read: Permission denied"):
+        frame_files(tmp_path / "closed" / "x.png")
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    """It would be the current one, as where a variable of a script is empty."""
+    with pytest.raises(UsageError, match="'' names no folder of data; is a variable empty"):
+        dataset.open_dataset("")
 
 
 def test_a_class_may_have_a_plus_in_its_name(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def test_all_256_ids_can_be_classes() -> None:
 def test_refusals_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"pred has shape \(2,\)"):
         confusion(np.zeros(2, np.uint8), np.zeros(3, np.uint8), 2)
+    for odd in (np.float32, np.bool_):
+        with pytest.raises(ValueError, match=f"pred is {np.dtype(odd)}, expected integers"):
+            confusion(PRED.astype(odd), np.zeros_like(PRED), 2)
+        with pytest.raises(ValueError, match=f"target is {np.dtype(odd)}, expected integers"):
+            confusion(np.zeros_like(PRED), PRED.astype(odd), 2)
     with pytest.raises(ValueError, match="pred has ids 2 to 2"):
         confusion(np.full_like(PRED, 2), np.zeros_like(PRED), 2)
     with pytest.raises(ValueError, match="or 255 to ignore"):

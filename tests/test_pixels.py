@@ -176,6 +176,75 @@ def test_a_mask_that_is_a_jpeg_is_refused(tmp_path: Path, name: str) -> None:
         read_mask(tmp_path / name)
 
 
+def bmp_of_four_bits(values: np.ndarray, header_size: int) -> bytes:
+    """A BMP of values below 16, whose palette spreads them as programs do; Pillow writes none."""
+    height, width = values.shape
+    entry = 3 if header_size == 12 else 4
+    palette = b"".join(bytes([17 * value] * 3 + [0] * (entry - 3)) for value in range(16))
+    packed = np.zeros((height, -(-width // 8) * 8), np.uint8)
+    packed[:, :width] = values[::-1]
+    rows = (packed[:, ::2] << 4 | packed[:, 1::2]).tobytes()
+    header = struct.pack("<IHHHH", 12, width, height, 1, 4)
+    if header_size == 40:
+        header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 4, 0, len(rows), 0, 0, 16, 0)
+    begin = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", begin + len(rows), 0, 0, begin) + header + palette + rows
+
+
+@pytest.mark.parametrize("header_size", [12, 40])
+def test_a_bmp_mask_of_four_bits_is_refused(tmp_path: Path, header_size: int) -> None:
+    values = np.random.default_rng(3).integers(0, 16, (5, 7), np.uint8)
+    (tmp_path / "mask.bmp").write_bytes(bmp_of_four_bits(values, header_size))
+    assert np.array_equal(read_image(tmp_path / "mask.bmp")[..., 0], 17 * values)  # the file is a sound one
+    with pytest.raises(DataError, match=r"mask\.bmp has 4 bits for each pixel; export masks as 8-bit PNG"):
+        read_mask(tmp_path / "mask.bmp")
+
+
+def tiff_of(values: np.ndarray, bits: int, order: str) -> bytes:
+    """A grey TIFF, ``<`` little-endian or ``>`` big-endian; Pillow writes only the former."""
+    height, width = values.shape
+    packed = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(height, -1)
+    rows = np.packbits(packed, axis=1).tobytes()
+    rows += bytes(len(rows) % 2)
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(rows)}
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    begin = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(rows))
+    return begin + rows + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["bmp", "tif", "tif, big-endian"])
+def test_a_bmp_or_tiff_mask_of_one_bit_is_refused_and_one_of_eight_is_not(tmp_path: Path, kind: str) -> None:
+    """OpenCV makes 255 of a single bit, which is to ignore: class 1 was lost in silence."""
+    values = np.random.default_rng(3).integers(0, 2, (5, 7), np.uint8)
+    path = tmp_path / f"mask.{kind[:3]}"
+    for bits in (8, 1):
+        if kind == "bmp":
+            PIL.Image.fromarray(values.astype(bool) if bits == 1 else values).save(path)
+        else:
+            path.write_bytes(tiff_of(values, bits, "<" if kind == "tif" else ">"))
+        assert np.array_equal(read_image(path)[..., 0], values * (255 if bits == 1 else 1))  # the file is a sound one
+        if bits == 8:
+            assert np.array_equal(read_mask(path), values)
+            continue
+        with pytest.raises(DataError, match=f"{path.name} has 1 bit for each pixel; export masks as 8-bit PNG"):
+            read_mask(path)
+
+
+def test_a_coloured_bmp_or_tiff_mask_is_read_by_its_palette(tmp_path: Path) -> None:
+    colors, values = [(128, 64, 128), (0, 0, 142)], np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    for name in ("mask.bmp", "mask.tif"):
+        PIL.Image.fromarray(np.array(colors, np.uint8)[values]).save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name, colors), values)
+        data = (tmp_path / name).read_bytes()
+        for end in (2, 20, len(data) // 2):
+            (tmp_path / name).write_bytes(data[:end])
+            with pytest.raises(DataError):
+                read_mask(tmp_path / name, colors)
+    (tmp_path / "cut.tif").write_bytes(tiff_of(np.zeros((4, 4), np.uint8), 8, "<")[:20])
+    with pytest.raises(DataError, match="no readable image"):
+        read_mask(tmp_path / "cut.tif")
+
+
 def test_a_mask_is_one_uint8_channel(tmp_path: Path) -> None:
     write_png(tmp_path / "color.png", IMAGE)
     with pytest.raises(DataError, match="3 channels"):

@@ -13,14 +13,13 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from ..contract import Contract
-from ..cores import physical_cores
+from ..cores import require_threads
 from ..errors import EngineError, ModelError, UsageError
 from ..pixels import Image, Labels, fit_image, restore_labels
 from ..redact import redact
 from ..shipped import shipped_models
 
 PRECISION_HINTS = ("f32", "bf16")
-MAX_THREADS = 1024
 _Engine = TypeVar("_Engine", bound="Engine")  # typing.Self needs Python 3.11
 
 
@@ -108,15 +107,13 @@ def open_engine(model: str | Path, *, threads: int | None = None, precision_hint
         ModelError: if the file is missing, damaged or not a model of this project, or an engine for another machine.
         MissingError: if the backend that it needs is not installed, or the GPU is not there.
     """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"an engine cannot use {threads} threads; give 1 to {MAX_THREADS}")
-    if precision_hint not in (None, *PRECISION_HINTS):
-        raise UsageError(f"precision hint '{precision_hint}' is unknown; expected one of {', '.join(PRECISION_HINTS)}")
+    threads = require_threads(threads)
+    require_precision_hint(precision_hint)
     if str(model).startswith("echo://"):
         from .engine_echo import open_echo
 
         return open_echo(str(model))
-    engine = _open(_path(str(model)), threads or physical_cores(), precision_hint or PRECISION_HINTS[0])
+    engine = _open(_path(str(model)), threads, precision_hint or PRECISION_HINTS[0])
     engine.name = Path(model).name
     return engine
 
@@ -136,6 +133,12 @@ def check_labels(labels: Labels, size_hw: tuple[int, int], num_classes: int) -> 
         raise EngineError(f"the engine answered with class {labels.max()}; the contract has {num_classes} classes")
 
 
+def require_precision_hint(hint: str | None) -> None:
+    """Refuse with UsageError what is no ``precision_hint`` of :func:`open_engine`."""
+    if hint not in (None, *PRECISION_HINTS):
+        raise UsageError(f"precision hint '{hint}' is unknown; expected one of {', '.join(PRECISION_HINTS)}")
+
+
 def require_known(model: str, endings: Sequence[str]) -> None:
     """Refuse what is neither the name of a model that ships nor ends as a model's file does.
 
@@ -152,6 +155,24 @@ def require_known(model: str, endings: Sequence[str]) -> None:
             f"model '{redact(model)}' is unknown; expected a file that ends in {', '.join(endings[:-1])} or "
             f"{endings[-1]}, or a model that ships with this release ({', '.join(shipped)})"
         )
+
+
+def require_file(path: Path, command: str) -> None:
+    """Refuse a model's file that is not there.
+
+    Args:
+        path: the file.
+        command: of ``fcn-edge``, which writes such a file.
+
+    Raises:
+        ModelError: if there is no such file, or its folder may not be entered.
+    """
+    try:
+        is_there = path.is_file()
+    except OSError as exc:  # Python 3.14 gives False
+        raise ModelError(f"model file {path} cannot be read: {exc.strerror or exc}; allow it, or give another") from exc
+    if not is_there:
+        raise ModelError(f"model file {path} does not exist; write one with: fcn-edge {command}")
 
 
 def _open(path: Path, threads: int, precision_hint: str) -> Engine:
@@ -177,7 +198,5 @@ def _path(model: str) -> Path:
             f"{path.with_suffix('.onnx')}"
         )
     require_known(model, (".onnx", ".engine"))
-    if not path.is_file():
-        command = "build MODEL -o DIR" if path.suffix == ".engine" else "export CHECKPOINT -o FILE.onnx"
-        raise ModelError(f"model file {model} does not exist; write one with: fcn-edge {command}")
+    require_file(path, "build MODEL -o DIR" if path.suffix == ".engine" else "export CHECKPOINT -o FILE.onnx")
     return path

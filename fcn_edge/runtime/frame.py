@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import time
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..pixels import Image, Labels
 
@@ -21,7 +24,7 @@ class Frame:
         is_live: whether it is a camera's, so that the time to the next one is the world's.
     """
 
-    image_bgr: Image
+    image_bgr: NDArray[Any]
     index: int
     captured_ns: int
     name: str

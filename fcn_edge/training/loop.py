@@ -136,7 +136,7 @@ def train(
             f"qat at lr {config.lr:g}, that of a training from scratch, would lose what {config.init} has learned; "
             "give lr 3e-5, or make the configuration by config_from_dict, which fills in what such a run needs"
         )
-    with _threads(config.threads):
+    with _threads(config.threads), _own_generator(config.device):
         return _train(config, on_progress, resume, force, on_read)
 
 
@@ -149,6 +149,12 @@ def _threads(asked: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _own_generator(device: str) -> contextlib.AbstractContextManager[None]:
+    """Torch's global generators, those of the CPU and of the run's GPU, are afterwards what they were before."""
+    chosen = choose_device(device)
+    return torch.random.fork_rng([chosen] if chosen.type == "cuda" else [])
 
 
 def _train(
@@ -189,7 +195,9 @@ def _train(
             raise UsageError(f"{config.init} holds a classifier; qat fine-tunes a segmentation network: give its .pt")
         report = learner.start_from_classifier(start)
         taken, fresh = len(report.loaded), len(report.missing)
-        log.info("took %d tensors of the backbone from %s; %d of it and all else start afresh", taken, config.init, fresh)
+        log.info(
+            "took %d tensors of the backbone from %s; %d of it and all else start afresh", taken, config.init, fresh
+        )
     sources = _sources(start, saved, learner)
     if saved is None:
         prepare_folder(out)

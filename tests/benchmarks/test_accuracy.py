@@ -48,6 +48,7 @@ def test_known_confusion_gives_exact_numbers(tmp_path):
     assert result["per_class"] == {"road": 13 / 16, "car": 7 / 10, "sky": None, "tree": None}
     assert result["miou"] == pytest.approx((13 / 16 + 7 / 10) / 2, abs=1e-15)
     assert result["pixel_accuracy"] == pytest.approx(20 / 23, abs=1e-15)
+    assert result["confusion"] == [[13, 3, 0, 0], [0, 7, 0, 0], [0] * 4, [0] * 4]  # rows are labels
 
 
 def test_pixels_of_all_images_are_pooled_and_a_false_class_counts_as_zero(tmp_path):
@@ -62,7 +63,7 @@ def test_pixels_of_all_images_are_pooled_and_a_false_class_counts_as_zero(tmp_pa
 def test_the_object_is_the_contracts_and_is_json(tmp_path):
     labels = np.zeros((4, 6), np.uint8)
     result = evaluate(EchoEngine(contract()), write_plain(tmp_path, [(labels, labels)]), model="a/b.onnx")
-    expected = ["model", "backend", "data", "split", "images", "miou", "pixel_accuracy", "per_class"]
+    expected = ["model", "backend", "data", "split", "images", "miou", "pixel_accuracy", "per_class", "confusion"]
     assert list(result) == expected
     assert (result["model"], result["backend"], result["split"]) == ("a/b.onnx", "echo", "val")
     assert json.loads(json.dumps(result, allow_nan=False)) == result
@@ -188,6 +189,15 @@ def test_the_table_names_every_class_and_says_absent(tmp_path):
     text = console.export_text()
     for words in ("road", "car", "absent", "0.9583", "0.0000", "mean IoU", "0.4792"):
         assert words in text
+
+
+def test_the_table_says_what_a_class_is_taken_for(tmp_path):
+    target = np.array([[0, 0, 0, 0, 1, 1]] * 4, np.uint8)
+    predicted = target.copy()
+    predicted[0, :3], predicted[1, 0], predicted[2, 0] = 1, 2, 2  # of 16: 3 car, 2 sky
+    table = evaluation_table(evaluate(EchoEngine(contract()), write_plain(tmp_path, [(predicted, target)])))
+    assert [str(column.header) for column in table.columns] == ["class", "IoU", "taken for"]
+    assert list(table.columns[2].cells) == ["car 18.8%", "", "", ""]
 
 
 def test_a_split_without_any_mask_is_incomplete_and_not_empty(tmp_path):

@@ -76,6 +76,18 @@ def test_labels_far_from_the_reference_are_told(payload):
     assert sentence in report.markdown_from_bench(payload)
 
 
+def test_a_machine_that_was_busy_is_told(payload):
+    """At load 19 on two cores a network of 12 ms took 246, and nothing said so."""
+    machine = payload["machine"]
+    for load in (None, 0.0, 1.0):  # half of two cores
+        assert report.doubts(payload["results"], machine | {"load": load}) == []
+    assert report.doubts(payload["results"], {"load": 3.0, "cores": None}) == []
+    machine["load"] = 19.04
+    (sentence,) = report.doubts(payload["results"], machine)
+    assert "busy before the first model ran: 19.04 processes ran or waited on average in that minute, on 2" in sentence
+    assert sentence in report.markdown_from_bench(payload)
+
+
 def test_tables_hold_the_figures(payload):
     markdown = report.markdown_from_bench(payload)
     first, second = rows_of(markdown, "Results")

@@ -56,12 +56,23 @@ def test_a_read_only_frame_is_no_trouble_and_stays_as_it_is(small_checkpoint):
     np.testing.assert_array_equal(frame, FRAME)
 
 
-def test_threads_are_set_and_given_back(small_checkpoint):
-    before = torch.get_num_threads()
-    with open_torch_engine(small_checkpoint, threads=before + 1, device="cpu") as engine:
-        assert torch.get_num_threads() == before + 1
+def test_threads_are_set_for_a_frame_and_given_back(small_checkpoint):
+    before, seen = torch.get_num_threads(), []
+    engines = [open_torch_engine(small_checkpoint, threads=before + more, device="cpu") for more in (1, 2)]
+    for engine in engines:
+        features = engine._model.features
+        engine._model.features = lambda image, of=features: (seen.append(torch.get_num_threads()), of(image))[1]
         engine.infer(FRAME)
+        assert torch.get_num_threads() == before
+    engines[0].infer(FRAME)
+    assert seen == [before + 1, before + 2, before + 1]
+    for engine in engines:  # the first to be opened is the first to be closed
+        engine.close()
     assert torch.get_num_threads() == before
+    torch.set_num_threads(before + 3)
+    engines[0].close()
+    assert torch.get_num_threads() == before + 3, "the caller has set it since"
+    torch.set_num_threads(before)
 
 
 def test_a_failure_of_torch_is_an_engine_error(small_checkpoint):
@@ -71,7 +82,14 @@ def test_a_failure_of_torch_is_an_engine_error(small_checkpoint):
             engine.infer(FRAME)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"device": "tpu"}, "device 'tpu'"), ({"threads": 0}, "0 threads")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "tpu"}, "device 'tpu'"),
+        ({"threads": 0}, "0 threads"),
+        *[({"threads": bad}, "give a whole number from 1 to 1024") for bad in (1.5, True, "2", 10**6)],
+    ],
+)
 def test_options_that_mean_nothing_are_refused(small_checkpoint, options, words):
     with pytest.raises(UsageError, match=words):
         open_torch_engine(small_checkpoint, **options)
@@ -92,7 +110,16 @@ def test_a_model_is_told_by_its_suffix(small_checkpoint, small_onnx):
             assert engine.backend == backend
 
 
+@pytest.mark.parametrize(("options", "words"), [({"device": "tpu"}, "'tpu'"), ({"precision_hint": "f64"}, "'f64'")])
+def test_an_option_that_means_nothing_is_refused_for_every_kind_of_model(small_checkpoint, small_onnx, options, words):
+    for model in (small_checkpoint, small_onnx, "echo://"):
+        with pytest.raises(UsageError, match=f"{words} is unknown; expected one of"):
+            open_any_engine(model, **options)
+
+
 def test_a_bad_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"cannot be read: File name too long|does not exist"):
+        open_any_engine(tmp_path / ("x" * 300 + ".pt"))
     with pytest.raises(ModelError, match="does not exist"):
         open_any_engine(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")

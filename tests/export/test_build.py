@@ -166,7 +166,28 @@ def test_nothing_of_others_is_replaced(model: Path, tmp_path: Path) -> None:
 def test_contradictions(model: Path, tmp_path: Path, request_: BuildRequest, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         build([model], tmp_path / "out", request_)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.glob("out/*")) == []
+
+
+def test_one_name_is_a_name_and_not_its_letters(model: Path, tmp_path: Path) -> None:
+    (made,) = build(model, tmp_path / "out", BuildRequest(precisions="fp16"))
+    assert made.precision == "fp16"
+    assert Quantisation(keep="backbone.s32.*").keep == ("backbone.s32.*",)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (BuildRequest(precisions="fp8"), "precision 'fp8' is unknown"),
+        (BuildRequest(threads=1.5), "1.5 threads; give a whole number"),
+    ],
+)
+def test_what_means_nothing_for_any_model_leaves_no_folder(
+    model: Path, tmp_path: Path, request_: BuildRequest, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        build([model], tmp_path / "out", request_)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_int8_file_is_a_source_for_others(tmp_path: Path) -> None:

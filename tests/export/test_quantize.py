@@ -246,6 +246,8 @@ def test_int8_without_frames_is_refused_with_the_remedy(home) -> None:
         ({"method": "guess"}, "expected one of auto, learned, minmax"),
         ({"min_agreement": 1.5}, "expected a share"),
         ({"keep": ["nothing.*"]}, "no layer is called"),
+        ({"keep": "nothing.*"}, r"no layer is called 'nothing\.\*'"),
+        ({"threads": 1.0}, "1.0 threads; give a whole number"),
         ({"max_frames": 3}, "at least 8"),
         ({"out": "x.pb"}, r"does not end in \.onnx"),
         ({"out": "model.onnx"}, "--force"),
@@ -257,6 +259,13 @@ def test_arguments_that_make_no_sense(home, frames, options, message) -> None:
     with pytest.raises(UsageError, match=message):
         typed_onnx(home / "model.onnx", out, precision, **given)
     assert not (home / "x.onnx").exists()
+
+
+def test_one_layer_to_keep_is_a_name_and_not_its_letters(home, frames) -> None:
+    with pytest.raises(UsageError, match=r"no layer is called 'nothing\.\*'"):
+        sensitivity_of(home / "model.onnx", frames, keep="nothing.*", threads=1)
+    with pytest.raises(UsageError, match="'2' threads; give a whole number"):
+        sensitivity_of(home / "model.onnx", frames, threads="2")
 
 
 def test_files_that_are_not_fp32_are_refused(home, int8, frames) -> None:

@@ -210,6 +210,20 @@ def test_sizes_out_of_range_are_refused(tmp_path, checkpoint, size_hw) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.parametrize("size_hw", [(64.0, 96), (64, "96"), (64, 96, 3), (64,), 64, "64x96"])
+def test_what_is_no_size_is_refused(tmp_path, checkpoint, size_hw) -> None:
+    with pytest.raises(UsageError, match=r"expected two whole numbers \(height, width\)"):
+        onnx_from_checkpoint(checkpoint, tmp_path / "model.onnx", size_hw)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_size_may_be_of_numpys_numbers(lively_model, contract_of) -> None:
+    contract = contract_of(lively_model("fcn8s-edge-n", 3), (32, 48))
+    size_hw = to_onnx.resized(contract, np.array([64, 96])).size_hw
+    assert size_hw == (64, 96)
+    assert {type(side) for side in size_hw} == {int}
+
+
 def test_nothing_is_overwritten_without_force(tmp_path, checkpoint, quick_trace) -> None:
     out = tmp_path / "model.onnx"
     out.write_bytes(b"mine")

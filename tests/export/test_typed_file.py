@@ -22,6 +22,11 @@ def test_paths_may_be_text(trained: Path, tmp_path: Path, precision: str) -> Non
     assert split_onnx(out).precision == precision
 
 
+def test_a_model_that_ships_is_exported_already(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"camvid-s ships exported already; fcn-edge build camvid-s -o DIR writes"):
+        typed_from_checkpoint("camvid-s", tmp_path / "m.onnx")
+
+
 def test_int8_without_frames_is_refused_before_the_export(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="int8 needs frames"):
         typed_from_checkpoint(str(trained / "run" / "best.pt"), str(tmp_path / "m.onnx"), "int8")

@@ -340,10 +340,25 @@ def test_bad_model_arguments(tmp_path, monkeypatch, name, content, error, said):
     assert type(caught.value) is error
 
 
-@pytest.mark.parametrize(("options", "said"), [({"threads": 0}, "threads"), ({"precision_hint": "f64"}, "f64")])
-def test_bad_options(options, said):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"threads": 0}, "threads"),
+        ({"precision_hint": "f64"}, "f64"),
+        *[({"threads": bad}, "give a whole number from 1 to 1024") for bad in (1.5, np.float32(1), True, "2")],
+    ],
+)
+@pytest.mark.parametrize("model", ["echo://", "camvid-n"])
+def test_bad_options(model, options, said):
     with pytest.raises(UsageError, match=said):
-        open_engine("echo://", **options)
+        open_engine(model, **options)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".engine"])
+def test_a_name_that_the_system_does_not_take_is_a_model_error(ending):
+    """As is a folder that may not be entered, which root may; Python 3.14 says of both that there is no such file."""
+    with pytest.raises(ModelError, match=r"model file x+\.\w+ (cannot be read: File name too long|does not exist)"):
+        open_engine("x" * 300 + ending)
 
 
 def test_folder_named_onnx_is_refused(tmp_path):

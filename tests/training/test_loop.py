@@ -117,6 +117,12 @@ def test_the_seed_determines_the_run(config: Make, tmp_path: Path) -> None:
     assert curve(first.history) != curve(other.history)
 
 
+def test_the_callers_random_numbers_are_left_alone(config: Make, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(config(out=str(tmp_path / "a")))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_images_from_disk_and_from_memory_give_the_same_run(config: Make, tmp_path: Path) -> None:
     in_memory = train(config(out=str(tmp_path / "a")))
     from_disk = train(config(out=str(tmp_path / "b"), memory_gib=0.0))
