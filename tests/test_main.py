@@ -111,6 +111,20 @@ def test_a_camera_that_blocks_at_the_end_does_not_abort_the_program(tmp_path: Pa
     assert cv2.VideoCapture(str(out)).read()[0]
 
 
+@pytest.mark.parametrize("close", ["source.close()", "pass"])
+def test_a_camera_that_blocks_at_the_end_does_not_abort_a_program_of_ones_own(tmp_path: Path, close: str) -> None:
+    with stalling_camera() as address:
+        program = (
+            "import time; from fcn_edge.runtime import open_source\n"
+            f"source = open_source({address!r})\n"
+            f"for frame in source:\n    if frame.index > 50: break\ntime.sleep(1)\n{close}\nprint('done')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=slow_to_end(tmp_path)
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_a_camera_that_is_given_up_while_it_blocks_is_told(tmp_path: Path) -> None:
     with stalling_camera() as address:
         done = subprocess.run(
