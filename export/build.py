@@ -16,6 +16,7 @@ from ..runtime.tensorrt_library import find_plugin, has_tensorrt
 from ..shipped import model_file
 from .build_one import Shop, build_one
 from .build_request import BuildRequest, Built
+from .calibration_frames import require_enough
 from .candidates import AUTO, MAX_FRAMES, OnProgress
 from .engine_cache import PRECISIONS, typed_name
 from .model_source import ModelSource
@@ -153,7 +154,11 @@ def _precisions(source: ModelSource, request: BuildRequest) -> tuple[str, ...]:
     wanted = tuple(request.precisions) or (source.precision,)
     for precision in wanted:
         how = request.quantisation
-        if precision == "int8" and (source.precision != "int8" or how.is_asked_for) and not how.frames:
+        if precision != "int8" or not (source.precision != "int8" or how.is_asked_for):
+            continue
+        if how.frames:  # too few would be found only once the other precisions are built and gated
+            require_enough(how.frames, how.max_frames or MAX_FRAMES)
+        else:
             from .quantize import LEARNED, require_frames
 
             learned = how.method in (AUTO, LEARNED) and source.has_steps

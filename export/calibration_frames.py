@@ -43,18 +43,10 @@ def read_frames(
         max_frames: the most to read.
 
     Raises:
-        UsageError: if there are too few frames, or ``max_frames`` asks for too few.
+        UsageError: as :func:`require_enough`.
         DataError: if frames cannot be read; ``problems`` lists every one of them.
     """
-    if max_frames < LEAST_FRAMES:
-        raise UsageError(f"max_frames is {max_frames}; expected at least {LEAST_FRAMES} frames to calibrate with")
-    paths = _paths(calib)
-    if len(paths) < LEAST_FRAMES:
-        place = f"{calib} holds" if isinstance(calib, (str, Path)) else "there are"
-        raise UsageError(
-            f"{place} {len(paths)} images to calibrate with; expected at least {LEAST_FRAMES}, better 100, of the "
-            "scenes that the model will see: give a folder of images or a data set"
-        )
+    paths = require_enough(calib, max_frames)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(max_frames, len(paths))).round().astype(int))
     frames, problems, digest = [], [], hashlib.sha256()
     for path in (paths[index] for index in chosen):
@@ -71,5 +63,20 @@ def read_frames(
     return CalibrationFrames(calibrate, held_out, digest.hexdigest())
 
 
-def _paths(calib: str | Path | Sequence[str | Path]) -> list[Path]:
-    return list(frame_files(calib)) if isinstance(calib, (str, Path)) else [Path(file) for file in calib]
+def require_enough(calib: str | Path | Sequence[str | Path], max_frames: int) -> list[Path]:
+    """The files there are, none of which is read yet.
+
+    Raises:
+        UsageError: if there are too few frames, or ``max_frames`` asks for too few.
+    """
+    if max_frames < LEAST_FRAMES:
+        raise UsageError(f"max_frames is {max_frames}; expected at least {LEAST_FRAMES} frames to calibrate with")
+    paths = list(frame_files(calib)) if isinstance(calib, (str, Path)) else [Path(file) for file in calib]
+    if len(paths) < LEAST_FRAMES:
+        found = f"{calib} holds" if isinstance(calib, (str, Path)) else "there are"
+        one = "" if isinstance(calib, (str, Path)) or not paths else f", such as {paths[0]}"
+        raise UsageError(
+            f"{found} {len(paths)} images to calibrate with{one}; expected at least {LEAST_FRAMES}, better 100, of the "
+            "scenes that the model will see: give a folder of images or a data set"
+        )
+    return paths

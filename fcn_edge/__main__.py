@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 
 from .cli import main
+from .files import wait_for_flushes
 
 _STDOUT, _STDERR = 1, 2
+_STOPS = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+_CAMERA_THREADS = ("fcn-edge-camera", "fcn-edge-reader")
 
 
 def run() -> int:
     """Run the command that the program's arguments name and return its exit code."""
     _keep_stdout()
-    return main()
+    _stop_by_signals()
+    code = main()
+    if any(thread.name in _CAMERA_THREADS for thread in threading.enumerate()):
+        _leave(code)
+    return code
+
+
+def _stop_by_signals() -> None:
+    """Let SIGTERM, and SIGHUP of a terminal that goes away, stop a command as Ctrl-C does: what it began is removed.
+
+    Under ``nohup`` SIGHUP stays ignored.
+    """
+    for name in _STOPS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _leave(code: int) -> None:
+    """End the process as it is, with a thread that a camera's driver still blocks.
+
+    Python before 3.14 ends such a thread when it comes back, in the midst of OpenCV, which then aborts the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                stream.flush()
+    wait_for_flushes()
+    os._exit(code)
 
 
 def _keep_stdout() -> None:

@@ -28,14 +28,15 @@ class DiscreetParser(argparse.ArgumentParser):
 class CommandParser(DiscreetParser):
     """The arguments of a command, whose options may stand between the others: ``stream MODEL SOURCE --force SINK``.
 
-    argparse alone takes several of a kind in one piece only, and calls those behind an option unrecognized.
+    argparse alone takes several of a kind in one piece only, and calls those behind an option unrecognized. Behind a
+    ``--`` there are no options: ``stream --force -- MODEL SOURCE -e.mp4``.
     """
 
     _is_inside = False  # in older Pythons parse_known_intermixed_args comes here again
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; what a parser of subcommands calls."""
-        if self._is_inside:
+        if self._is_inside or "--" in (args or ()):  # of which the intermixed parse keeps no trace
             return super().parse_known_args(args, namespace)
         self._is_inside = True
         try:

@@ -6,21 +6,18 @@ Progress and logs go to stderr, results to stdout; ``--json`` prints exactly one
 from __future__ import annotations
 
 import argparse
-import errno
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import __version__
 from .arguments import CommandParser, DiscreetParser, add_options, names, place, positive, seconds, size
 from .build_command import add_build_arguments, request_from_arguments, sensitivity_table
-from .errors import FcnEdgeError, SourceError, UsageError
+from .errors import SourceError, UsageError
+from .exit_code import INTERRUPTED, exit_code_of, note
 from .extras import needs
-from .redact import shown
 from .shipped import model_file
 from .stream_command import add_stream_arguments, stream_from_arguments
 from .training.config import AugmentConfig, TrainConfig, config_from_toml
@@ -30,41 +27,23 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .dataset import Dataset
+    from .runtime import StreamSummary
     from .runtime.engine import Engine
-
-INTERRUPTED = 130
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``--help`` and wrong usage end in SystemExit as argparse does."""
+    return exit_code_of(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int | None:
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int | None] = args.command
     try:
-        code = command(args) or 0
-        if sys.stdout is not None:  # it is where it was closed (>&-)
-            sys.stdout.flush()  # so that what cannot be written is told here
-        return code
-    except FcnEdgeError as exc:
-        _note(f"fcn-edge: {exc}")
-        return exc.exit_code
-    except KeyboardInterrupt:
-        _note("fcn-edge: stopped")
-        return INTERRUPTED
-    except BrokenPipeError:  # who reads the output, such as head, has seen enough; nothing is left to say to it
-        _silence(sys.stdout)
-        _silence(sys.stderr)
-        return 0
-    except PermissionError as exc:
-        place = exc.filename or "a file or folder"
-        _note(f"fcn-edge: {place} cannot be reached ({exc.strerror or exc}); allow it, or give another place")
-        return UsageError.exit_code
-    except OSError as exc:
-        if exc.errno not in _FULL:
-            raise
-        where = f" ({exc.filename})" if exc.filename else ""
-        _note(f"fcn-edge: the disk is full{where}; make room or write elsewhere, and start again")
-        return FcnEdgeError.exit_code
+        Path.cwd()
+    except FileNotFoundError as exc:
+        raise UsageError("the current folder was removed; cd to one that exists") from exc
+    return command(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +108,7 @@ def _demo(args: argparse.Namespace) -> None:
             threads=args.threads,
             seed=args.seed,
             force=args.force,
-            on_step=_note,
+            on_step=note,
             on_progress=show,
         )
     if args.json:
@@ -269,7 +248,7 @@ def _build(args: argparse.Namespace) -> None:
                 _print_table(sensitivity_table(model, rows))
         return
     with progress_on_stderr() as show:
-        results = build(args.models, args.out, request, show, lambda note: _note(f"fcn-edge: {note}"))
+        results = build(args.models, args.out, request, show, lambda text: note(f"fcn-edge: {text}"))
     if args.json:
         _print_json({"results": results})
     else:
@@ -286,33 +265,19 @@ def _add_stream(commands: Any) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
+    def tell(summary: StreamSummary) -> None:
+        if args.json:
+            _print_json(summary.to_dict())
+        else:
+            print(summary, flush=True)
+
     try:
-        summary = stream_from_arguments(args, _note)
+        summary = stream_from_arguments(args, note, tell)
     except SourceError as exc:
         if args.json and exc.summary is not None:
             _print_json(exc.summary)
         raise
-    if args.json:
-        _print_json(summary.to_dict())
-    else:
-        print(summary)
     return {"signal": INTERRUPTED, "source_lost": SourceError.exit_code}.get(summary.ended, 0)
-
-
-def _note(text: str) -> None:
-    """Print on stderr; if its reader (EPIPE) or terminal (EIO) is gone, what is recorded still has to be finished."""
-    if sys.stderr is None:  # print would take stdout instead
-        return
-    try:
-        print(shown(text), file=sys.stderr)
-    except OSError:
-        _silence(sys.stderr)
-
-
-def _silence(stream: TextIO | None) -> None:
-    """Let what is left in the buffer of a stream that nobody reads go nowhere, lest Python fail on it at its exit."""
-    if stream is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # ----------------------------------------------------------------------------------------------------------- bench
@@ -352,7 +317,7 @@ def _bench(args: argparse.Namespace) -> None:
     else:
         _print_table(bench_table(payload))
     for sentence in doubts(payload["results"], payload["machine"]):
-        _note(f"fcn-edge: {sentence}")
+        note(f"fcn-edge: {sentence}")
 
 
 # --------------------------------------------------------------------------------------------------------- inspect
@@ -388,7 +353,7 @@ def _open_dataset(args: argparse.Namespace, engine: Engine) -> Dataset:
 
 
 def _print_json(value: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), flush=True)
 
 
 def _print_table(table: RenderableType) -> None:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from .errors import MissingError
+
+MORE_MEMORY = "this process may take no more memory or threads; raise its limit (ulimit -v, ulimit -u, the container's)"
+_IS_SHORT = (  # a full "static TLS block" is another matter: memory of the loader's own, for all libraries together
+    "failed to map segment|cannot allocate memory(?! in static TLS)|resource temporarily unavailable|bad_alloc"
+)
+
+
+def is_short_of_memory(exc: Exception) -> bool:
+    """Whether a package says that the process got no memory or no thread, as which it is rarely told."""
+    return re.search(_IS_SHORT, str(exc), re.IGNORECASE) is not None
 
 
 @contextlib.contextmanager
@@ -26,7 +37,5 @@ def needs(extra: str, what: str) -> Iterator[None]:
         package = (exc.name or "").partition(".")[0]
         if package in ("", "fcn_edge"):
             raise
-        raise MissingError(
-            f"{what} needs {package}, which cannot be imported ({exc}); "
-            f"install it with: pip install 'fcn-edge[{extra}]'"
-        ) from exc
+        remedy = MORE_MEMORY if is_short_of_memory(exc) else f"install it with: pip install 'fcn-edge[{extra}]'"
+        raise MissingError(f"{what} needs {package}, which cannot be imported ({exc}); {remedy}") from exc

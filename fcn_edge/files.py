@@ -49,7 +49,8 @@ def flush_soon(path: Path) -> None:
 
 
 @atexit.register
-def _wait_for_flushes() -> None:
+def wait_for_flushes() -> None:
+    """Wait for what :func:`flush_soon` began, up to 10 s; done by itself when Python ends."""
     with contextlib.suppress(KeyboardInterrupt):
         for thread in list(_FLUSHES):
             thread.join(_FLUSH_LIMIT_S)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, MissingError, UsageError
+from .extras import MORE_MEMORY, is_short_of_memory
 from .files import write_atomically
 
 if TYPE_CHECKING:
@@ -48,14 +49,16 @@ def require_cv2() -> types.ModuleType:
 
     Raises:
         MissingError: if it is not installed, lacks a library of the system's, as in a container without a desktop, or
-            was compiled for NumPy 1, as the systems' own are, and another one is installed.
+            memory, or was compiled for NumPy 1, as the systems' own are, and another one is installed.
     """
     os.environ.setdefault(_LIMIT, str(MAX_PIXELS))  # read while OpenCV is imported, whose own is ten times that
     try:
         import cv2
     except ImportError as exc:
         remedy = "install it with: pip install 'fcn-edge[cpu]', or on a Jetson use the system's libopencv-python"
-        if "numpy" in str(exc):
+        if is_short_of_memory(exc):
+            remedy = MORE_MEMORY
+        elif "numpy" in str(exc):
             remedy = f"it was compiled for NumPy 1, and this is {np.__version__}: pip install 'numpy<2'"
         elif re.search(r"lib\S+\.so", str(exc)):
             remedy = (

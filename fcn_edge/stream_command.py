@@ -76,12 +76,15 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
-def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) -> StreamSummary:
+def stream_from_arguments(
+    args: argparse.Namespace, say: Callable[[str], None], tell: Callable[[StreamSummary], None]
+) -> StreamSummary:
     """Open what is asked for and stream until it ends.
 
     Args:
         args: the parsed arguments.
         say: takes a line on how the stream is doing.
+        tell: takes the summary, before a camera that blocks is waited for: an impatient signal may come meanwhile.
 
     Returns:
         What became of the stream.
@@ -131,6 +134,7 @@ def stream_from_arguments(args: argparse.Namespace, say: Callable[[str], None]) 
             on_status=said_every(args.status, say),
             status_every_s=args.status / math.ceil(args.status / STATUS_EVERY_S),
         )
+        tell(summary)
         if source.note:
             say(f"fcn-edge: {source.note}")
     return summary

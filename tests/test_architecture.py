@@ -19,7 +19,7 @@ LAYERS = (
     {"training", "runtime"},
     {"export"},
     {"benchmarks"},
-    {"demo", "doctor", "arguments", "training_bar"},
+    {"demo", "doctor", "arguments", "exit_code", "training_bar"},
     {"build_command", "stream_command"},
     {"cli"},
     {"__main__"},

@@ -259,6 +259,13 @@ def test_options_may_stand_between_the_others(
     assert "required: SOURCE\n" in capsys.readouterr().err
 
 
+def test_behind_two_dashes_there_are_no_options(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = "synthetic://street?size=48x64&frames=2"
+    assert call("stream", "--threads", "1", "--", "echo://", source, "-e.jsonl") == 0
+    assert len(Path("-e.jsonl").read_text().splitlines()) == 2
+
+
 def test_inspect_prints_params_and_contract(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for model in ("run/best.pt", "model.onnx"):
         assert call("inspect", trained / model, "--json") == 0

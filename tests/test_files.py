@@ -87,8 +87,8 @@ def test_a_file_and_its_name_are_brought_to_the_disk(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda number: flushed.append(str(Path(f"/proc/self/fd/{number}").readlink())))
     (tmp_path / "x").touch()
     flush_soon(tmp_path / "x")
-    files._wait_for_flushes()
+    files.wait_for_flushes()
     assert flushed == [str(tmp_path / "x"), str(tmp_path)]
     flush_soon(tmp_path / "gone" / "x")
-    files._wait_for_flushes()
+    files.wait_for_flushes()
     assert len(flushed) == 2

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, MissingError, ModelError
+from ..extras import MORE_MEMORY, is_short_of_memory
 from ..pixels import Image, Labels
 from ..skip_head import skip_head
 from .engine import Engine
@@ -39,7 +40,7 @@ class OpenVinoEngine(Engine):
 
     Raises:
         ModelError: if the file cannot be used.
-        MissingError: if ``openvino`` or ``onnx`` is not installed.
+        MissingError: if ``openvino`` or ``onnx`` is not installed, or the process may take too little memory.
     """
 
     backend = "openvino"
@@ -96,6 +97,8 @@ def _compile(model: SplitModel, path: Path, threads: int, precision_hint: str) -
             steps.output(index).tensor().set_element_type(ov.Type.f32)
         return infer_request(steps.build(), threads, precision_hint)
     except (RuntimeError, UnicodeDecodeError) as exc:  # the second where it quotes a damaged file's bytes
+        if is_short_of_memory(exc):
+            raise MissingError(f"OpenVINO cannot load {path} ({_first_line(exc)}); {MORE_MEMORY}") from exc
         raise ModelError(
             f"OpenVINO cannot load {path}: {_first_line(exc)}; export it again with fcn-edge export"
         ) from exc
@@ -120,7 +123,7 @@ def require_openvino(what: str = "an .onnx model", install: str = "'fcn-edge[cpu
         install: what pip installs it by, for the message; on a Jetson it must not bring an OpenCV.
 
     Raises:
-        MissingError: if it is not installed.
+        MissingError: if it is not installed, or the process may take too little memory.
     """
     # OpenVINO falls back to a stub of its own where this package cannot be imported.
     muted = "openvino_telemetry" not in sys.modules
@@ -129,9 +132,8 @@ def require_openvino(what: str = "an .onnx model", install: str = "'fcn-edge[cpu
     try:
         openvino = importlib.import_module("openvino")
     except ImportError as exc:
-        raise MissingError(
-            f"{what} needs OpenVINO, which cannot be imported ({exc}); install it with: pip install {install}"
-        ) from exc
+        remedy = MORE_MEMORY if is_short_of_memory(exc) else f"install it with: pip install {install}"
+        raise MissingError(f"{what} needs OpenVINO, which cannot be imported ({exc}); {remedy}") from exc
     finally:
         if muted:
             del sys.modules["openvino_telemetry"]

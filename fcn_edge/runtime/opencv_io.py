@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -12,6 +13,7 @@ from types import ModuleType
 from ..pixels import require_cv2
 
 SILENT = 0  # LOG_LEVEL_SILENT, which OpenCV 4 does not name
+LONGEST_READ_S = 6.0  # what FFmpeg's time-out of 5 s lets a read take
 
 
 @contextlib.contextmanager
@@ -33,21 +35,30 @@ class _Silence:
     """OpenCV's log level, which all threads share: the first to ask for silence sets it, the last one restores it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._is_over = False
         self._asking = 0
         self._level = 0
 
     def begin(self, cv2: ModuleType) -> None:
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_over or threading.current_thread() is threading.main_thread())
             if self._asking == 0:
                 self._level = _set_log_level(cv2, SILENT)
             self._asking += 1
 
     def end(self, cv2: ModuleType) -> None:
-        with self._lock:
+        with self._changed:
             self._asking -= 1
             if self._asking == 0:
                 _set_log_level(cv2, self._level)
+                self._changed.notify_all()
+
+    def finish(self, timeout_s: float) -> None:
+        """Let no other thread begin any more, and wait until those that have begun are through."""
+        with self._changed:
+            self._is_over = True
+            self._changed.wait_for(lambda: self._asking == 0, timeout_s)
 
 
 def _set_log_level(cv2: ModuleType, level: int) -> int:
@@ -58,6 +69,13 @@ def _set_log_level(cv2: ModuleType, level: int) -> int:
 
 
 _SILENCE = _Silence()  # OpenCV has one level for the whole process
+
+
+@atexit.register
+def _wait_for_reads() -> None:
+    """Let threads come back from OpenCV: Python before 3.14 ends them there, and OpenCV then aborts the process."""
+    with contextlib.suppress(KeyboardInterrupt):
+        _SILENCE.finish(LONGEST_READ_S)
 
 
 def is_utf8(name: str | Path) -> bool:

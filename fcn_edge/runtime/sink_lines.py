@@ -31,7 +31,7 @@ class LinesSink(Sink):
         force: whether it may exist.
 
     Raises:
-        UsageError: if it exists and ``force`` is not given, or it is a folder.
+        UsageError: if it exists, such as a named pipe, and ``force`` is not given, or it is a folder.
     """
 
     needs_picture = False
@@ -50,7 +50,8 @@ class LinesSink(Sink):
         """Append the line.
 
         Raises:
-            SinkError: if the disk is full or does not let us, or the sink is closed.
+            SinkError: if the disk is full or does not let us, the file was removed or is a named pipe that nobody
+                reads, or the sink is closed.
         """
         self._require_open(self._path)
         shares = class_shares(result.labels, len(self._names))
@@ -66,9 +67,11 @@ class LinesSink(Sink):
         try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("wb" if self._may_replace else "xb", buffering=0)
+                self._file = _opened(self._path, "wb" if self._may_replace else "xb")
             _write_whole(self._file, msgspec.json.encode(line) + b"\n")
         except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                raise SinkError(f"nobody reads the named pipe {self._path}; start its reader first") from exc
             raise SinkError(
                 f"frame {result.frame.index} cannot be written to {self._path} ({exc.strerror or exc}); "
                 "check its folder, its permissions and that the disk has room"
@@ -82,8 +85,17 @@ class LinesSink(Sink):
             file.close()
 
 
+def _opened(path: Path, mode: str) -> FileIO:
+    """Open without waiting: for the reader of a named pipe that would be for ever, with signals held."""
+    file = FileIO(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666))
+    os.set_blocking(file.fileno(), True)
+    return file
+
+
 def _write_whole(file: FileIO, line: bytes) -> None:
-    """Append a line, or none of it: a disk that fills takes a part without an error."""
+    """Append a line, or none of it: a disk that fills takes a part without an error, and a removed file each line."""
+    if os.fstat(file.fileno()).st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     written = file.write(line)
     if written < len(line):
         file.truncate(file.tell() - written)

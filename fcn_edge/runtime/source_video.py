@@ -92,7 +92,8 @@ class CaptureSource(Source):
         """Release the capture; one that another thread is blocked in is left behind: to release it would crash."""
         self._is_closed = True
         if self._in_use.acquire(timeout=CLOSE_TIMEOUT_S):
-            self._capture.release()
+            with quiet_cv2():
+                self._capture.release()
             self._in_use.release()
 
     def _grab(self) -> Image | None:

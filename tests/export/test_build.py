@@ -142,6 +142,20 @@ def test_where_the_gate_runs_is_told_truly_with_a_gpu_and_without(model: Path, t
     assert any("to run engines takes TensorRT and a GPU, both here" in note for note in notes)
 
 
+def test_too_few_frames_to_calibrate_with_are_told_before_anything_is_built(
+    model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    for index in range(4):
+        write_png(tmp_path / "few" / f"{index}.png", np.zeros((64, 96, 3), np.uint8))
+    arguments = ["build", str(model), "-o", str(tmp_path / "out"), "--precision", "fp32,int8"]
+    assert main([*arguments, "--calib", str(tmp_path / "few")]) == 2
+    assert f"there are 4 images to calibrate with, such as {tmp_path / 'few' / '0.png'};" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+    assert main([*arguments, "--calib", str(tmp_path / "few"), "--max-frames", "4"]) == 2
+    assert "max_frames is 4; expected at least 8" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_nothing_of_others_is_replaced(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / "street-fp32-64x96.onnx"
     target.parent.mkdir()

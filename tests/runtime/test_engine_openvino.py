@@ -376,6 +376,19 @@ def test_without_openvino_the_message_tells_how_to_get_it(hand_model, tmp_path, 
     assert caught.value.exit_code == 3
 
 
+def test_too_little_memory_is_not_blamed_on_the_file(hand_model, tmp_path, monkeypatch):
+    """OpenVINO says so where ``ulimit -v`` or a container lets it start no thread."""
+
+    def refuse(*arguments):
+        raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:135:\nResource temporarily unavailable")
+
+    path = hand_model().write(tmp_path / "m.onnx")
+    monkeypatch.setattr(engine_openvino, "infer_request", refuse)
+    with pytest.raises(MissingError, match=r"Resource temporarily unavailable.*no more memory or threads") as caught:
+        open_engine(path)
+    assert caught.value.exit_code == 3
+
+
 def test_openvino_reports_nothing_home():
     import subprocess
 

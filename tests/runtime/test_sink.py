@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import datetime
 import json
+import os
 import resource
 import shutil
 import time
@@ -323,6 +324,32 @@ def test_disk_that_fills_leaves_no_half_line(opened, tmp_path, marks):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     sink.close()
     assert path.read_bytes() == whole
+
+
+def test_lines_of_a_file_that_was_removed_are_not_lost_in_silence(opened, tmp_path, marks):
+    path = tmp_path / "folder" / "o.jsonl"
+    with opened(path) as sink:
+        sink.write(result(0, marks[0](0)))
+        shutil.rmtree(path.parent)
+        with pytest.raises(SinkError, match=r"No such file or directory.*check its folder"):
+            sink.write(result(1, marks[0](1)))
+
+
+def test_lines_go_to_the_reader_of_a_named_pipe_and_wait_for_none(opened, tmp_path, marks):
+    path = tmp_path / "o.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match="--force"):
+        opened(path)
+    with pytest.raises(SinkError, match=r"nobody reads the named pipe .*o\.jsonl; start its reader first"):
+        opened(path, force=True).write(result(0, marks[0](0)))
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with opened(path, force=True) as sink:
+            sink.write(result(0, marks[0](0)))
+            assert os.get_blocking(sink._file.fileno()), "a slow reader loses nothing"
+        assert json.loads(os.read(reading, 10_000))["frame"] == 0
+    finally:
+        os.close(reading)
 
 
 def test_window_fits_the_picture_and_hears_a_key_also_while_the_source_gives_nothing(opened, marks, monkeypatch):
