@@ -29,13 +29,18 @@ SHARES_EVERY_S = 1.0
 JPEG_QUALITY = 80
 CLOSE_TIMEOUT_S = 3.0
 AGAIN_AFTER_S = 10.0
+LAST_WORD_S = 1.5  # in which a page that asks each second learns that the stream is over
+_LOOKS_S = 1.0  # between two pictures a page asks for none
+_UNSENT = (
+    16 * 1024
+)  # bytes that wait in the system for a slow viewer, beyond those under way: it sees the newest sooner
 _POLL_S = 0.01
 _BOUNDARY = "picture"
 _PAGE = Path(__file__).with_name("page.html")
 
 
 class PageSink(Sink):
-    """Serves ``/`` (the page), ``/stream.mjpg`` (pictures, as cameras send them) and ``/status.json``.
+    """Serves ``/`` (the page), ``/picture.jpg`` (the next), ``/stream.mjpg`` (as cameras send them), ``/status.json``.
 
     A thread serves; the stream only leaves its newest picture, drawn and encoded while somebody looks on. A slow
     viewer misses pictures and holds up nobody. There is no password and nothing can be changed through the page.
@@ -59,6 +64,7 @@ class PageSink(Sink):
         self._status: StreamStatus | None = None
         self._told_s: float | None = None
         self._drawn_s = self._shared_s = 0.0
+        self._looked_s = self._asked_s = -math.inf
         host, port = _host_and_port(address)
         self._server = _server(Guard(self._app(), host))
         self._listener = _listen(host, port)
@@ -70,7 +76,7 @@ class PageSink(Sink):
     @property
     def needs_picture(self) -> bool:  # type: ignore[override]
         """Whether somebody looks on whose last picture is old enough."""
-        return self._viewers > 0 and time.monotonic() - self._drawn_s >= PICTURE_EVERY_S
+        return self._is_watched() and time.monotonic() - self._drawn_s >= PICTURE_EVERY_S
 
     def write(self, result: Result) -> None:
         """Encode the picture, if there is one and somebody looks on; each second count the classes.
@@ -96,8 +102,11 @@ class PageSink(Sink):
         self._told_s = time.monotonic()
 
     def close(self, keep: bool = True) -> None:
-        """Let viewers see the end and stop serving."""
-        self._is_closed = True
+        """Let viewers see the end, for which a page that asks is given a moment, and stop serving."""
+        began, self._is_closed = time.monotonic(), True
+        if began - self._asked_s < 2 * LAST_WORD_S:
+            while self._asked_s < began and time.monotonic() - began < LAST_WORD_S:
+                time.sleep(_POLL_S)
         self._server.should_exit = True
         self._thread.join(CLOSE_TIMEOUT_S)
         self._listener.close()  # uvicorn leaves it open if it was to end before it had started
@@ -117,7 +126,17 @@ class PageSink(Sink):
             return HTMLResponse(_PAGE.read_text(encoding="utf-8"), headers=fresh)
 
         async def status(request: Request) -> Response:
+            self._asked_s = time.monotonic()
             return Response(msgspec.json.encode(self._numbers()), media_type="application/json", headers=fresh)
+
+        async def picture(request: Request) -> Response:
+            found = None
+            if request.method != "HEAD":
+                found = await self._next_picture(request.query_params.get("after"))
+            if found is None:
+                return Response(status_code=204, headers=fresh)
+            number, jpeg = found
+            return Response(jpeg, media_type="image/jpeg", headers=fresh | {"Picture-Number": str(number)})
 
         async def pictures(request: Request) -> Response:
             kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
@@ -126,7 +145,12 @@ class PageSink(Sink):
             return StreamingResponse(self._parts(), media_type=kind, headers=fresh)
 
         app = Starlette(
-            routes=[Route("/", page), Route("/status.json", status), Route("/stream.mjpg", pictures)],
+            routes=[
+                Route("/", page),
+                Route("/status.json", status),
+                Route("/picture.jpg", picture),
+                Route("/stream.mjpg", pictures),
+            ],
         )
         app.router.redirect_slashes = False  # a redirect would lead to whatever Host was given
         return app
@@ -139,12 +163,35 @@ class PageSink(Sink):
             "model": self._contract.model,
             "status": self._status and _status_fields(self._status),
             "told_s_ago": None if self._told_s is None else round(time.monotonic() - self._told_s, 1),
-            "viewers": self._viewers,
+            "ended": self._is_closed,
+            "viewers": max(self._viewers, int(self._is_watched())),
             "classes": [
                 {"name": name, "rgb": rgb, "share": share}
                 for name, rgb, share in zip(self._contract.class_names, self._contract.palette, shares, strict=True)
             ],
         }
+
+    def _is_watched(self) -> bool:
+        return self._viewers > 0 or time.monotonic() - self._looked_s < _LOOKS_S
+
+    async def _next_picture(self, shown: str | None) -> tuple[int, bytes] | None:
+        """Number and JPEG of a picture of now that is another than number ``shown``; None where none comes in time.
+
+        A page asks for one after the other: so it has the newest whenever it is ready, and asks for none while it is
+        hidden; of ``/stream.mjpg`` a browser shows each part when the next one begins, and keeps a connection for it.
+        """
+        began = time.monotonic()
+        self._viewers += 1
+        try:
+            while not self._is_closed and time.monotonic() - began < AGAIN_AFTER_S:
+                self._looked_s = time.monotonic()
+                number, jpeg = self._picture
+                if str(number) != shown and self._drawn_s > began - _LOOKS_S:
+                    return number, jpeg
+                await asyncio.sleep(_POLL_S)
+        finally:
+            self._viewers -= 1
+        return None
 
     async def _parts(self) -> AsyncIterator[bytes]:
         """Each picture as a part of the answer, the newest whenever the viewer is ready, until the stream is over.
@@ -152,7 +199,7 @@ class PageSink(Sink):
         Where no new one comes, the last is sent again now and then: a proxy would cut a connection that is silent.
         """
         shown, sent_s = 0, math.inf
-        if not self._viewers:  # what is there is of when somebody last looked on
+        if not self._is_watched():  # what is there is of when somebody last looked on
             shown = self._picture[0]
         self._viewers += 1
         try:
@@ -163,7 +210,7 @@ class PageSink(Sink):
                     await asyncio.sleep(_POLL_S)
                     continue
                 shown, sent_s = number, time.monotonic()
-                # A browser shows a part once it has seen the boundary behind it.
+                # A program may show a part once it has seen the boundary behind it.
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + f"\r\n--{_BOUNDARY}\r\n".encode()
         finally:
@@ -197,12 +244,15 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         for_all = host == "::" and socket.has_dualstack_ipv6()  # of IPv4 too, as 0.0.0.0 is understood
-        return socket.create_server((host, port), family=family, dualstack_ipv6=for_all)
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=for_all)
     except OSError as exc:
         raise UsageError(
             f"cannot serve on {host}:{port} ({exc.strerror or exc}); choose another port, and a host that is an "
             "address of this machine (127.0.0.1 for this machine alone, 0.0.0.0 for all that can reach it)"
         ) from exc
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections have it from here
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return listener
 
 
 def _server(app: Any) -> Any:

@@ -103,6 +103,8 @@ def run(
                     sink.tell(status)
                 if on_status is not None:
                     on_status(status)
+        with signals.held():
+            sink.tell(meter.status(source.link))  # what there was in all, for who looks on
     return meter.summary(ended, source.link)
 
 

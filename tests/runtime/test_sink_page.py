@@ -77,7 +77,7 @@ def test_page_is_whole_and_asks_for_nothing_elsewhere(page, address):
     body, headers = get(address)
     text = body.decode()
     assert headers["Content-Type"].startswith("text/html")
-    assert "stream.mjpg" in text
+    assert "picture.jpg" in text
     assert "status.json" in text
     assert not re.search(r"https?://", text), "a headless box may have no internet"
 
@@ -123,6 +123,98 @@ def test_pictures_arrive_as_they_were_drawn(page, address):
         assert answer.read(13) == b"\r\n--picture\r\n"[:13]
     assert image.shape == (48, 64, 3)
     assert abs(int(image[20, 20, 1]) - 200) <= 2
+
+
+def level_of(jpeg):
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return round(float(image[20, 20, 1]), -1)
+
+
+@contextlib.contextmanager
+def asking(address, path):
+    """A question in another thread; gives what will hold (body, headers, status) once it is answered."""
+    answers = []
+
+    def ask():
+        with urllib.request.urlopen(f"http://{address}/{path}", timeout=20) as answer:
+            answers.append((answer.read(), answer.headers, answer.status))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield answers
+    thread.join(20)
+    assert answers
+
+
+def test_a_page_asks_for_one_picture_after_the_other(page, address):
+    with asking(address, "picture.jpg?after=") as answers:
+        wait_for(lambda: page.needs_picture)
+        assert json.loads(get(address, "status.json")[0])["viewers"] == 1
+        page.write(result(level=100))
+    jpeg, headers, _ = answers[0]
+    assert (level_of(jpeg), headers["Content-Type"], headers["Picture-Number"]) == (100, "image/jpeg", "1")
+    wait_for(lambda: page.needs_picture)  # it will ask for the next: that one can be drawn already
+    with asking(address, "picture.jpg?after=1") as answers:
+        time.sleep(0.1)
+        assert not answers, "it has that one"
+        page.write(result(level=50))
+    assert level_of(answers[0][0]) == 50
+    started = time.monotonic()
+    assert level_of(get(address, "picture.jpg?after=1")[0]) == 50, "drawn while it was away"
+    assert level_of(get(address, "picture.jpg")[0]) == 50, "whatever is the newest"
+    assert time.monotonic() - started < 5
+
+
+def test_a_page_that_asks_for_no_more_pictures_costs_none(page, address, monkeypatch):
+    with asking(address, "picture.jpg"):
+        wait_for(lambda: page.needs_picture)
+        page.write(result(level=100))
+    page._looked_s -= 1
+    assert not page.needs_picture
+    assert json.loads(get(address, "status.json")[0])["viewers"] == 0
+    page._drawn_s -= 60
+    with asking(address, "picture.jpg") as answers:  # who comes then sees nothing of an earlier time
+        time.sleep(0.1)
+        assert not answers
+        page.write(result(level=50))
+    assert level_of(answers[0][0]) == 50
+    monkeypatch.setattr(sink_page, "AGAIN_AFTER_S", 0.1)  # as of a camera that is away
+    with asking(address, "picture.jpg?after=2") as answers:
+        pass
+    assert answers[0][::2] == (b"", 204)
+
+
+def test_a_question_for_the_headers_of_a_picture_waits_for_none(page, address):
+    asked = urllib.request.Request(f"http://{address}/picture.jpg", method="HEAD")
+    started = time.monotonic()
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        assert answer.status == 204
+    assert time.monotonic() - started < 5
+    assert not page.needs_picture
+
+
+def test_a_page_that_asks_each_second_learns_of_the_end(address):
+    page = PageSink(address, ECHO_CONTRACT)
+    assert json.loads(get(address, "status.json")[0])["ended"] is False
+    closing = threading.Thread(target=page.close)
+    closing.start()
+    wait_for(lambda: page._is_closed)
+    assert json.loads(get(address, "status.json")[0])["ended"] is True
+    closing.join(10)
+    with pytest.raises(OSError, match="refused"):
+        get(address, "status.json")
+
+
+def test_the_last_numbers_are_those_of_the_whole_stream(address):
+    told = []
+
+    class Page(PageSink):
+        def tell(self, status):
+            told.append(status.frames_out)
+
+    with open_source("synthetic://street?size=96x128&frames=7") as source:
+        run(source, EchoEngine(), Page(address, ECHO_CONTRACT))
+    assert told == [0, 7]
 
 
 def test_shares_of_the_classes(page, address):
