@@ -24,7 +24,7 @@ def stream(*words: str) -> list[str]:
     parser = argparse.ArgumentParser()
     add_stream_arguments(parser)
     said: list[str] = []
-    stream_from_arguments(parser.parse_args(["echo://", *words]), said.append)
+    stream_from_arguments(parser.parse_args(["echo://", *words]), said.append, lambda summary: None)
     return said
 
 

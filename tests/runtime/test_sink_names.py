@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 
 import cv2
 import numpy as np
@@ -90,10 +89,13 @@ def test_standard_output_is_no_folder(opened):
 
 def test_lines_go_to_another_program_through_a_named_pipe(opened, tmp_path, marks):
     os.mkfifo(tmp_path / "p.jsonl")
-    with subprocess.Popen(["cat", tmp_path / "p.jsonl"], stdout=subprocess.PIPE) as reading:
+    reading = os.open(tmp_path / "p.jsonl", os.O_RDONLY | os.O_NONBLOCK)  # the reader is there first
+    try:
         with opened(tmp_path / "p.jsonl", force=True) as sink:
             sink.write(result(7, marks[0](0)))
-        assert json.loads(reading.stdout.read())["frame"] == 7
+            assert json.loads(os.read(reading, 4096))["frame"] == 7
+    finally:
+        os.close(reading)
     assert (tmp_path / "p.jsonl").is_fifo()
 
 
