@@ -149,7 +149,7 @@ from fcn_edge.runtime.engine_echo import ECHO_CONTRACT
 with socket.create_server(("127.0.0.1", 0)) as taken:
     address = "127.0.0.1:%d" % taken.getsockname()[1]
 with open_sink(f"serve://{address}", contract=ECHO_CONTRACT):
-    print(b"stream.mjpg" in urllib.request.urlopen(f"http://{address}/", timeout=10).read())
+    print(b"picture.jpg" in urllib.request.urlopen(f"http://{address}/", timeout=10).read())
 """
     assert run(device_python, code) == "True"
 

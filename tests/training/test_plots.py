@@ -96,7 +96,7 @@ def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
     [
         [f"traffic-sign-{number:04d}" for number in range(10)],
         [f"windowpane {number}" for number in range(150)],
-        ["W" * 200, "ground", ""],
+        ["W" * 200, "ground", "x"],
     ],
 )
 def test_the_legend_of_long_and_many_names_is_whole(tmp_path: Path, names: list[str]) -> None:
