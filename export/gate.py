@@ -179,7 +179,7 @@ def measured(gate: Gate) -> str:
         agreement += f"; FP32 is here the weights of the {gate.reference} file, run in FP32 with no activation rounded"
     if gate.miou is None or gate.miou_fp32 is None:
         return agreement
-    drop = gate.miou_fp32 - gate.miou
+    drop = round(gate.miou_fp32 - gate.miou, 4) + 0.0  # which makes no -0 of a gain that rounds to nothing
     return f"mIoU {ran} is {gate.miou:.4f}, that of FP32 {gate.miou_fp32:.4f}, a drop of {drop:.4f}; {agreement}"
 
 

@@ -158,6 +158,11 @@ def test_agreement_is_told_beside_miou() -> None:
     assert f"{miou}; {told}; a drop of at most 0.01 is allowed on 3 frames" in str(caught.value)
 
 
+def test_a_gain_that_rounds_to_nothing_is_no_drop_below_zero() -> None:
+    assert "a drop of 0.0000;" in measured(replace(GOOD, miou=0.60002))
+    assert "a drop of -0.0100;" in measured(replace(GOOD, miou=0.61))
+
+
 def test_frames_without_masks(tmp_path: Path, contract: Contract) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     write_png(tmp_path / "a.png", image)
