@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..runtime.sidecar import Gate, Options
+from ..sequences import names_in
 from .gate import GateRequest
 from .model_source import Quantisation
 
@@ -40,8 +41,7 @@ class BuildRequest:
     force: bool = False
 
     def __post_init__(self) -> None:
-        one = isinstance(self.precisions, str)  # which is not its letters
-        object.__setattr__(self, "precisions", (self.precisions,) if one else tuple(self.precisions))
+        object.__setattr__(self, "precisions", names_in(self.precisions))
 
 
 @dataclass(frozen=True, kw_only=True)

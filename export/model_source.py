@@ -16,6 +16,7 @@ from ..errors import MissingError, ModelError, UsageError
 from ..runtime.onnx_file import load_onnx, require_valid, split_onnx
 from ..runtime.opencv_io import is_utf8
 from ..runtime.sidecar import Calibration, sha256_of
+from ..sequences import names_in
 from .engine_cache import DAMAGED, FOREIGN, Recipe, base_name, stamp, typed_state
 from .frame_files import files_sha256
 
@@ -46,8 +47,7 @@ class Quantisation:
     max_frames: int | None = None
 
     def __post_init__(self) -> None:
-        one = isinstance(self.keep, str)  # which is not its letters
-        object.__setattr__(self, "keep", (self.keep,) if one else tuple(self.keep))
+        object.__setattr__(self, "keep", names_in(self.keep))
 
     @property
     def is_asked_for(self) -> bool:

@@ -16,6 +16,7 @@ from onnx import ModelProto
 from ..cores import require_threads
 from ..errors import GateError, ModelError, UsageError
 from ..files import replaced
+from ..sequences import names_in
 from .calibration import METHODS
 from .candidates import AUTO, MAX_FRAMES, Calibrated, Judge, OnProgress, best_method, calibrated, load_fp32
 from .qdq import Placement, placement
@@ -118,7 +119,7 @@ def typed_onnx(
     steps = _steps(model, model_fp32, method) if precision == "int8" else {}
     if calib is None:
         require_frames(precision, min_agreement, bool(steps))
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    kept = names_in(keep)
     where = placement(model, kept)  # refuses patterns that fit nothing, before anything takes time
     _require_steps(where, steps, model_fp32)
     if precision == "int8" and not steps:
@@ -169,7 +170,7 @@ def sensitivity_of(
     model_fp32 = Path(model_fp32)
     model, _ = load_fp32(model_fp32)
     steps = _steps(model, model_fp32, method)
-    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    keep = names_in(keep)
     _require_steps(placement(model, keep), steps, model_fp32)  # both refuse before anything takes time
     known = calibrated(
         model_fp32, calib, with_ranges=not steps, max_frames=max_frames, threads=threads, on_progress=on_progress

@@ -11,6 +11,7 @@ import numpy as np
 from . import pixels
 from .classes import CAMVID, CAMVID_VOID, CITYSCAPES, IGNORE_ID, Classes, chosen_classes, classes_from_json
 from .errors import DataError, UsageError
+from .sequences import names_in
 
 _SPLITS = ("train", "val", "test")
 _CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -112,7 +113,7 @@ def open_dataset(root: str | Path, classes: str | Sequence[str] = (), holdout: s
         ) from exc
     if holdout:
         dataset = _hold_out(dataset, holdout)
-    return _choose_classes(dataset, (classes,) if isinstance(classes, str) else classes) if classes else dataset
+    return _choose_classes(dataset, names_in(classes)) if classes else dataset
 
 
 def _open(root: Path) -> Dataset:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports from the layers above its own in this list, and inside its own only what SAME_LAYER names.
 LAYERS = (
     {"errors"},
-    {"contract", "shipped", "cores", "extras", "files", "redact"},
+    {"contract", "shipped", "cores", "extras", "files", "redact", "sequences"},
     {"pixels", "classes", "metrics", "skip_head", "size_text", "_native"},
     {"dataset", "street", "model"},
     {"training", "runtime"},

@@ -31,9 +31,7 @@ CLOSE_TIMEOUT_S = 3.0
 AGAIN_AFTER_S = 10.0
 LAST_WORD_S = 1.5  # in which a page that asks each second learns that the stream is over
 _LOOKS_S = 1.0  # between two pictures a page asks for none
-_UNSENT = (
-    16 * 1024
-)  # bytes that wait in the system for a slow viewer, beyond those under way: it sees the newest sooner
+_UNSENT_BYTES = 16 * 1024  # which the system keeps for a slow viewer, beyond those under way: it sees newer ones
 _POLL_S = 0.01
 _BOUNDARY = "picture"
 _PAGE = Path(__file__).with_name("page.html")
@@ -185,8 +183,9 @@ class PageSink(Sink):
         try:
             while not self._is_closed and time.monotonic() - began < AGAIN_AFTER_S:
                 self._looked_s = time.monotonic()
+                is_of_now = self._drawn_s > began - _LOOKS_S  # looked at before the picture, which is written before it
                 number, jpeg = self._picture
-                if str(number) != shown and self._drawn_s > began - _LOOKS_S:
+                if is_of_now and str(number) != shown:
                     return number, jpeg
                 await asyncio.sleep(_POLL_S)
         finally:
@@ -251,7 +250,7 @@ def _listen(host: str, port: int) -> socket.socket:
             "address of this machine (127.0.0.1 for this machine alone, 0.0.0.0 for all that can reach it)"
         ) from exc
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections have it from here
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     return listener
 
 

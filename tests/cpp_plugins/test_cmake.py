@@ -118,22 +118,15 @@ def test_a_new_tensorrt_root_counts_in_an_old_build_folder(configure, tmp_path: 
         shutil.rmtree(root)
 
 
-def test_cmakes_own_name_of_the_compiler_counts(configure, trap, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["FCN_EDGE_NVCC", "CMAKE_CUDA_COMPILER"])  # ours, and CMake's own
+def test_an_nvcc_that_does_not_run_is_an_error_with_the_way_out(configure, trap, tmp_path: Path, name: str) -> None:
     program, started = trap
     root = headers(tmp_path / "trt10", 10, 3)
-    result = configure(f"-DCMAKE_CUDA_COMPILER={program}", f"-DTENSORRT_ROOT={root}")
-    assert result.returncode != 0
-    assert started.exists()
-    assert f"{program} does not run" in " ".join(result.stderr.split())
-
-
-def test_an_nvcc_that_does_not_run_is_an_error_with_the_way_out(configure, trap, tmp_path: Path) -> None:
-    program, started = trap
-    root = headers(tmp_path / "trt10", 10, 3)
-    result = configure(f"-DFCN_EDGE_NVCC={program}", f"-DTENSORRT_ROOT={root}")
+    result = configure(f"-D{name}={program}", f"-DTENSORRT_ROOT={root}")
     assert result.returncode != 0
     assert started.exists()
     assert "FCN_EDGE_PLUGIN=OFF" in result.stderr
+    assert f"{program} does not run" in " ".join(result.stderr.split())
 
 
 def test_off_says_nothing_and_looks_for_nothing(configure, trap) -> None:
