@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from ..model.fcn import FCN
 from ..pixels import Image, Labels
 from ..runtime.engine import Engine
 from ..training.checkpoint import model_from_checkpoint
+from ..training.precision import torch_threads
 from .engines import require_device
 
 
@@ -49,7 +49,7 @@ class TorchEngine(Engine):
         # torch warns about arrays that it could write to but should not: give those a copy.
         own = image_bgr if image_bgr.flags.writeable else image_bgr.copy()
         try:
-            with _torch_threads(self._threads), torch.inference_mode(), self._no_tf32():
+            with torch_threads(self._threads), torch.inference_mode(), self._no_tf32():
                 image = torch.from_numpy(own).to(self._device).permute(2, 0, 1)[None]
                 scores = self._model.scores(self._model.features(image))
                 self._synchronize()
@@ -69,16 +69,6 @@ class TorchEngine(Engine):
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def open_torch_engine(checkpoint: Path, threads: int | None = None, device: str = "auto") -> TorchEngine:

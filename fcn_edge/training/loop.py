@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from .folder import (
 )
 from .learner import Learner
 from .plots import draw_curves, draw_grid
-from .precision import choose_device
+from .precision import choose_device, torch_threads
 from .transfer import Origin, fitted_state, init_file, open_origin, require_same, summary, with_lead
 from .validate import predict, scores_from_confusion, validate
 
@@ -136,19 +136,14 @@ def train(
             f"qat at lr {config.lr:g}, that of a training from scratch, would lose what {config.init} has learned; "
             "give lr 3e-5, or make the configuration by config_from_dict, which fills in what such a run needs"
         )
-    with _threads(config.threads), _own_generator(config.device):
+    with torch_threads(config.threads or _threads()), _own_generator(config.device):
         return _train(config, on_progress, resume, force, on_read)
 
 
-@contextlib.contextmanager
-def _threads(asked: int) -> Iterator[None]:
-    """As many CPU threads as are asked for; the number is the process's own, so what was there before comes back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(asked or min(cpu_limit() or before, before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _threads() -> int:
+    """How many CPU threads a run takes that is asked for no number: torch's own, within a container's limit."""
+    own = torch.get_num_threads()
+    return min(cpu_limit() or own, own)
 
 
 def _own_generator(device: str) -> contextlib.AbstractContextManager[None]:

@@ -1,7 +1,9 @@
-"""Which device and which number format a run uses; knows nothing about networks."""
+"""Which device, CPU threads and number format a run uses; knows nothing about networks."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +29,17 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MissingError(f"device is '{name}' but torch sees {torch.cuda.device_count()} GPUs; use cpu or auto")
     return device
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """As many CPU threads for torch; their number is the process's own, so what was there before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_precision(amp: str, device: torch.device) -> torch.dtype:
